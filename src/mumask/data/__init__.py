@@ -1,0 +1,28 @@
+"""The rooms that see a MuData: row maps, panels, fields, manager, minibatches."""
+
+from . import _keys as keys
+from ._blocks import is_binary, matrix_of
+from ._fields import (
+    CategoricalCovariatesField,
+    CategoricalField,
+    ContinuousCovariatesField,
+    ModalityField,
+)
+from ._manager import MosaicManager
+from ._rows import column_map, presence, row_map
+from ._validate import check_modality_names
+
+__all__ = [
+    "CategoricalCovariatesField",
+    "CategoricalField",
+    "ContinuousCovariatesField",
+    "ModalityField",
+    "MosaicManager",
+    "check_modality_names",
+    "column_map",
+    "is_binary",
+    "keys",
+    "matrix_of",
+    "presence",
+    "row_map",
+]

@@ -1,0 +1,296 @@
+"""Fields of the registry: what is read from a MuData, and how it is carried to another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import rich.table
+from scvi.data.fields import BaseAnnDataField
+
+from ._keys import values_key
+from ._validate import check_obs_key
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+# The keys scvi-tools looks for in a state registry.
+MAPPING, ORIGINAL, UNLABELED = "categorical_mapping", "original_key", "unlabeled_category"
+NO_BATCH = "all cells"
+
+
+class MosaicField(BaseAnnDataField):
+    """A field that reads a MuData and never writes to it."""
+
+    registry_key = None
+    attr_name = "obs"
+    attr_key = None
+    is_empty = False
+
+    def validate_field(self, mdata: MuData) -> None:
+        """Every subclass checks in `register_field`, where it reads the data anyway."""
+
+    def view_state_registry(self, state_registry: dict) -> rich.table.Table:
+        """Print what the field holds, one line per entry."""
+        table = rich.table.Table(title=f"{self.registry_key} state registry")
+        table.add_column("Entry")
+        table.add_column("Value")
+        for name, value in state_registry.items():
+            text = str(list(value) if isinstance(value, np.ndarray) else value)
+            table.add_row(name, text if len(text) < 80 else text[:77] + "...")
+        return table
+
+
+class CategoricalField(MosaicField):
+    """One categorical column of ``mdata.obs``.
+
+    Parameters
+    ----------
+    registry_key
+        Key in the registry and the minibatch.
+    obs_key
+        Column of ``mdata.obs``, or ``None``: all cells are in one category.
+    unlabeled_category
+        Category of cells without a label; it is coded last and is no class.
+    """
+
+    def __init__(
+        self, registry_key: str, obs_key: str | None, unlabeled_category: str | None = None
+    ):
+        super().__init__()
+        self.registry_key = registry_key
+        self.attr_key = obs_key
+        self.unlabeled_category = unlabeled_category
+        self.argument = f"{registry_key}_key"
+
+    def _column(self, mdata: MuData) -> pd.Series:
+        if self.attr_key is None:
+            return pd.Series(NO_BATCH, index=mdata.obs_names)
+        return check_obs_key(mdata, self.attr_key, self.argument).astype(str)
+
+    def _state(self, categories: list[str]) -> dict:
+        state = {MAPPING: np.array(categories, dtype=object), ORIGINAL: self.attr_key}
+        if self.unlabeled_category is not None:
+            state[UNLABELED] = self.unlabeled_category
+        return state
+
+    def register_field(self, mdata: MuData) -> dict:
+        """Map categories to codes, in sorted order."""
+        categories = sorted(set(self._column(mdata)))
+        if self.unlabeled_category is not None:
+            categories = [name for name in categories if name != self.unlabeled_category]
+            self._check_classes(categories)
+            categories.append(self.unlabeled_category)
+        return self._state(categories)
+
+    def _check_classes(self, classes: list[str]) -> None:
+        if not classes:
+            raise ValueError(
+                f"`labels_key`: every cell of {self.attr_key!r} is {self.unlabeled_category!r}, so "
+                "there is nothing to learn. Leave labels_key out to train without labels."
+            )
+        if len(classes) == 1:
+            raise ValueError(
+                f"`labels_key`: {self.attr_key!r} has the one class {classes[0]!r}; a classifier "
+                "needs at least two. Leave labels_key out to train without labels."
+            )
+
+    def transfer_field(self, state_registry: dict, mdata: MuData, query: bool = False, **_) -> dict:
+        """Keep the codes of the reference; a query may add categories behind them."""
+        known = list(state_registry[MAPPING])
+        if self.unlabeled_category is not None and self.attr_key not in mdata.obs:
+            return self._state(known)  # new data needs no labels
+        new = sorted(set(self._column(mdata)) - set(known))
+        if self.unlabeled_category is not None:
+            # Labels of new cells are read where the reference knows them; others are unlabelled.
+            return self._state(known)
+        if new and not query:
+            raise ValueError(
+                f"`{self.argument}`: {new} of {self.attr_key!r} are not among the categories the "
+                f"model was trained with, {known}. Map new batches with load_query_data()."
+            )
+        return self._state(known + new)
+
+    def codes(self, mdata: MuData, state_registry: dict) -> np.ndarray:
+        """Code of every cell, shape ``(n_obs,)``."""
+        categories = list(state_registry[MAPPING])
+        if self.unlabeled_category is not None and self.attr_key not in mdata.obs:
+            return np.full(mdata.n_obs, len(categories) - 1)
+        codes = pd.Index(categories).get_indexer(self._column(mdata))
+        if self.unlabeled_category is not None:
+            codes = np.where(codes < 0, len(categories) - 1, codes)
+        return codes.astype(np.int64)
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of categories; the unlabelled one does not count."""
+        n = len(state_registry[MAPPING]) - (self.unlabeled_category is not None)
+        return {f"n_{self.registry_key}": n}
+
+
+class CategoricalCovariatesField(MosaicField):
+    """Several categorical columns of ``mdata.obs``, each with codes of its own."""
+
+    def __init__(self, registry_key: str, obs_keys: list[str]):
+        super().__init__()
+        self.registry_key = registry_key
+        self.attr_key = f"_mumask_{registry_key}"
+        self.fields = {key: CategoricalField(registry_key, key) for key in obs_keys}
+        for field in self.fields.values():
+            field.argument = "categorical_covariate_keys"
+
+    def register_field(self, mdata: MuData) -> dict:
+        """One mapping per column."""
+        return {key: field.register_field(mdata) for key, field in self.fields.items()}
+
+    def transfer_field(self, state_registry: dict, mdata: MuData, **kwargs) -> dict:
+        """Every column keeps its codes and grows on its own."""
+        return {
+            key: field.transfer_field(state_registry[key], mdata, **kwargs)
+            for key, field in self.fields.items()
+        }
+
+    def codes(self, mdata: MuData, state_registry: dict) -> np.ndarray:
+        """Codes, shape ``(n_obs, n_columns)``."""
+        return np.stack(
+            [field.codes(mdata, state_registry[key]) for key, field in self.fields.items()], axis=1
+        )
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of categories of each column."""
+        return {f"n_{self.registry_key}": [len(s[MAPPING]) for s in state_registry.values()]}
+
+
+class ContinuousCovariatesField(MosaicField):
+    """Numerical columns of ``mdata.obs``, standardised with the reference's mean and deviation."""
+
+    def __init__(self, registry_key: str, obs_keys: list[str]):
+        super().__init__()
+        self.registry_key = registry_key
+        self.attr_key = f"_mumask_{registry_key}"
+        self.keys = list(obs_keys)
+
+    def _columns(self, mdata: MuData) -> np.ndarray:
+        columns = []
+        for key in self.keys:
+            column = check_obs_key(mdata, key, "continuous_covariate_keys")
+            if not pd.api.types.is_numeric_dtype(column):
+                raise TypeError(
+                    f"`continuous_covariate_keys`: {key!r} is of type {column.dtype}, not numeric. "
+                    "Pass it in categorical_covariate_keys or convert it."
+                )
+            if not np.isfinite(column).all():
+                raise ValueError(
+                    f"`continuous_covariate_keys`: {key!r} has infinite values. Fill them or drop "
+                    "those cells."
+                )
+            columns.append(column.to_numpy(dtype=np.float64))
+        return np.stack(columns, axis=1)
+
+    def register_field(self, mdata: MuData) -> dict:
+        """Mean and standard deviation of every column."""
+        values = self._columns(mdata)
+        deviation = values.std(axis=0)
+        return {
+            "columns": np.array(self.keys, dtype=object),
+            "mean": values.mean(axis=0),
+            "deviation": np.where(deviation > 0, deviation, 1.0),
+        }
+
+    def transfer_field(self, state_registry: dict, mdata: MuData, **_) -> dict:
+        """The scale of the reference."""
+        self._columns(mdata)
+        return dict(state_registry)
+
+    def values(self, mdata: MuData, state_registry: dict) -> np.ndarray:
+        """Standardised values, shape ``(n_obs, n_columns)``."""
+        scaled = (self._columns(mdata) - state_registry["mean"]) / state_registry["deviation"]
+        return scaled.astype(np.float32)
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of columns."""
+        return {f"n_{self.registry_key}": len(self.keys)}
+
+
+class ModalityField(MosaicField):
+    """The values of one modality.
+
+    Parameters
+    ----------
+    modality
+        Key of the modality.
+    layer
+        Layer to read; ``None`` is ``X``.
+    likelihood
+        Name of the likelihood, and the values that it is made for: ``"count"``, ``"binary"`` or
+        ``"real"``.
+    mask_layer
+        Layer of booleans; False marks an element that was not measured.
+    panels
+        Measured features by batch; None: found from the data.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        layer: str | None,
+        likelihood: str,
+        support: str,
+        mask_layer: str | None = None,
+        panels: dict[str, list[str]] | None = None,
+    ):
+        super().__init__()
+        self.registry_key = values_key(modality)
+        self.modality = modality
+        self.layer, self.attr_key = layer, layer
+        self.attr_name = "X" if layer is None else "layers"
+        self.likelihood, self.support = likelihood, support
+        self.mask_layer, self.panels = mask_layer, panels
+
+    @property
+    def mod_key(self) -> str:
+        """Key of the modality."""
+        return self.modality
+
+    def _check_layers(self, mdata: MuData) -> None:
+        adata = mdata.mod[self.modality]
+        for argument, layer in (("layers", self.layer), ("mask_layers", self.mask_layer)):
+            if layer is not None and layer not in adata.layers:
+                raise KeyError(
+                    f"`{argument}`: modality {self.modality!r} has no layer {layer!r}; it has "
+                    f"{list(adata.layers)}."
+                )
+        if self.layer is None and adata.X is None:
+            raise ValueError(
+                f"Modality {self.modality!r} has no X. Name a layer: "
+                f"layers={{{self.modality!r}: ...}}."
+            )
+
+    def register_field(self, mdata: MuData) -> dict:
+        """Names of the features and the kind of values."""
+        self._check_layers(mdata)
+        return {
+            "modality": self.modality,
+            "column_names": mdata.mod[self.modality].var_names.astype(str).to_numpy(dtype=object),
+            "likelihood": self.likelihood,
+        }
+
+    def transfer_field(self, state_registry: dict, mdata: MuData, query: bool = False, **_) -> dict:
+        """Features are matched by name; only a query may lack some, or the whole modality."""
+        state = {key: state_registry[key] for key in ("modality", "column_names", "likelihood")}
+        if self.modality not in mdata.mod:
+            return state
+        self._check_layers(mdata)
+        names = pd.Index(state["column_names"])
+        missing = ~names.isin(mdata.mod[self.modality].var_names)
+        if missing.any() and not query:
+            raise ValueError(
+                f"Modality {self.modality!r} lacks {missing.sum()} of the {len(names)} features the "
+                f"model was trained with, such as {names[missing][0]!r}. Map data with another "
+                "panel with load_query_data()."
+            )
+        return state
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of features."""
+        return {f"n_features_{self.modality}": len(state_registry["column_names"])}

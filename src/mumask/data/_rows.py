@@ -1,0 +1,61 @@
+"""Which cell sits in which row of which modality.
+
+Row maps come from ``obs_names`` alone. ``MuData.obsmap`` can be stale and positions differ between
+modalities that list the same cells in another order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mudata import MuData
+
+
+def row_map(mdata: MuData, modality: str) -> np.ndarray:
+    """Row of every cell in one modality.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data with unique cell names at both levels.
+    modality
+        Key of the modality. A modality that `mdata` lacks has no cells.
+
+    Returns
+    -------
+    Integers of shape ``(n_obs,)``; -1 where the cell is absent from the modality.
+    """
+    if modality not in mdata.mod:
+        return np.full(mdata.n_obs, -1, dtype=np.int64)
+    return mdata.mod[modality].obs_names.get_indexer(mdata.obs_names).astype(np.int64)
+
+
+def presence(mdata: MuData, modalities: Sequence[str]) -> np.ndarray:
+    """Presence matrix `P`: does the cell have the modality?
+
+    Returns
+    -------
+    Booleans of shape ``(n_obs, len(modalities))``.
+    """
+    return np.stack([row_map(mdata, mod) >= 0 for mod in modalities], axis=1)
+
+
+def column_map(var_names: Sequence[str], reference_names: Sequence[str]) -> np.ndarray | None:
+    """Column in `var_names` of every reference feature, matched by name.
+
+    Returns
+    -------
+    Integers of shape ``(len(reference_names),)`` with -1 for a feature that is not there, or
+    ``None`` if both lists are the same, so that nothing needs to be moved.
+    """
+    import pandas as pd
+
+    names, reference = pd.Index(var_names), pd.Index(reference_names)
+    if names.equals(reference):
+        return None
+    return names.get_indexer(reference).astype(np.int64)

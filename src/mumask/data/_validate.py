@@ -1,0 +1,148 @@
+"""Checks of a MuData before anything is registered: each error names the thing and the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from mudata import MuData
+
+from ._rows import presence
+from ._scan import name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from ._fields import ModalityField
+    from ._scan import Scan
+
+
+def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> list[str]:
+    """The modalities to use, each there, usable as a key and not empty."""
+    if not isinstance(mdata, MuData):
+        raise TypeError(
+            f"Expected a MuData, got {type(mdata).__name__}. Wrap an AnnData: "
+            "mudata.MuData({'rna': adata})."
+        )
+    names = list(mdata.mod) if modalities is None else list(modalities)
+    if not names:
+        raise ValueError("No modality to use: `modalities` is empty or the MuData holds none.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"`modalities` lists a modality twice: {names}.")
+    for name in names:
+        if name not in mdata.mod:
+            raise ValueError(f"Modality {name!r} is not in the MuData; it has {list(mdata.mod)}.")
+        if any(letter in name for letter in ". /"):
+            raise ValueError(
+                f"Modality name {name!r} has a dot, space or slash, which registry keys and file "
+                "formats cannot hold. Rename it: mdata = mudata.MuData({'new_name': "
+                f"mdata[{name!r}], ...}})."
+            )
+        n_obs, n_vars = mdata.mod[name].shape
+        if n_obs == 0 or n_vars == 0:
+            raise ValueError(
+                f"Modality {name!r} is empty ({n_obs} cells x {n_vars} features). Leave it out "
+                "with `modalities`."
+            )
+    return names
+
+
+def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
+    """Cell and feature names are unique, and every cell has a modality."""
+    _check_unique(mdata.obs_names, "cell", "the MuData", "mdata.obs_names_make_unique()")
+    for name in modalities:
+        adata = mdata.mod[name]
+        where = f"modality {name!r}"
+        _check_unique(
+            adata.obs_names, "cell", where, f"mdata[{name!r}].obs_names_make_unique(); mdata.update()"
+        )
+        _check_unique(
+            adata.var_names, "feature", where, f"mdata[{name!r}].var_names_make_unique()"
+        )
+    absent = np.flatnonzero(~presence(mdata, modalities).any(axis=1))
+    if len(absent):
+        raise ValueError(
+            f"{len(absent)} cells are in none of the modalities {list(modalities)}: "
+            f"{name_some(mdata.obs_names, absent)}. Drop them, "
+            "mdata = mdata[mdata.obs_names.isin(...)].copy(), or add a modality that has them."
+        )
+
+
+def _check_unique(names: pd.Index, kind: str, where: str, way_out: str) -> None:
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique()
+        raise ValueError(
+            f"{len(twice)} {kind} names occur more than once in {where}: "
+            f"{name_some(twice, np.arange(len(twice)))}. Make them unique: {way_out}."
+        )
+
+
+def check_obs_key(mdata: MuData, key: str, argument: str) -> pd.Series:
+    """A column of ``mdata.obs`` without missing entries."""
+    if key not in mdata.obs:
+        inside = [name for name, adata in mdata.mod.items() if key in adata.obs]
+        hint = ""
+        if inside:
+            hint = (
+                f" It is in the obs of {inside}: bring it up with "
+                f"mdata.obs[{key!r}] = mdata[{inside[0]!r}].obs[{key!r}].reindex(mdata.obs_names)"
+                " (and fill cells that lack that modality)."
+            )
+        raise KeyError(
+            f"`{argument}`: {key!r} is not in mdata.obs, which has {list(mdata.obs.columns)}.{hint}"
+        )
+    column = mdata.obs[key]
+    missing = np.flatnonzero(column.isna())
+    if len(missing):
+        hint = (
+            "Give unlabelled cells the name passed as `unlabeled_category`"
+            if argument == "labels_key"
+            else "Fill them or drop those cells"
+        )
+        raise ValueError(
+            f"`{argument}`: {key!r} is missing (NaN) in {len(missing)} cells: "
+            f"{name_some(mdata.obs_names, missing)}. {hint}."
+        )
+    return column
+
+
+def check_values(found: Scan, names: pd.Index, field: ModalityField) -> None:
+    """Values are finite and of the kind that the likelihood is made for."""
+    modality, likelihood, support = field.modality, field.likelihood, field.support
+    where = f"Modality {modality!r}"
+
+    def stop(rows: np.ndarray, what: str, way_out: str) -> None:
+        if len(rows):
+            raise ValueError(f"{where}: {what} in {len(rows)} cells "
+                             f"({name_some(names, rows)}). {way_out}")
+
+    stop(
+        found.nonfinite,
+        "NaN or infinite values",
+        "Set what was not measured to 0 and mark it in `panels` or `mask_layers`; fix or drop others.",
+    )
+    if support in ("count", "binary"):
+        raw = (
+            f"Register the raw counts, layers={{{modality!r}: 'counts'}}, or choose "
+            f"likelihoods={{{modality!r}: 'gaussian'}} for normalised values."
+        )
+        if support == "binary":
+            raw = (
+                "Binarise with mumask.pp.binarize(mdata, "
+                f"{modality!r}), or choose likelihoods={{{modality!r}: 'poisson'}} for counts."
+            )
+            stop(found.not_binary, "values other than 0 and 1", raw)
+        stop(found.negative, "negative values, but the likelihood is " + repr(likelihood), raw)
+        stop(
+            found.fractional,
+            "values that are not whole numbers, but the likelihood is " + repr(likelihood),
+            raw,
+        )
+        stop(
+            found.zero_rows,
+            "no non-zero value at all",
+            f"Drop these cells from mdata[{modality!r}] (the modality then counts as missing for "
+            "them, which is not the same as zero), for example with muon.pp.filter_obs.",
+        )

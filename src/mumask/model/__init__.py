@@ -1,0 +1,5 @@
+"""Models: registration, training and results."""
+
+from ._masked_vae import MaskedVAE
+
+__all__ = ["MaskedVAE"]

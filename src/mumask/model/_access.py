@@ -1,0 +1,110 @@
+"""Walking over cells with a model: checks, minibatches, names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+from scvi.model.base import BaseModelClass
+
+from mumask.data import keys
+
+# Without gradients a larger minibatch is faster; bounded by the widest modality in memory.
+INFERENCE_BATCH = 512
+
+
+class AccessMixin(BaseModelClass):
+    """What all ``get_*`` methods share."""
+
+    @property
+    def modalities(self) -> list[str]:
+        """Keys of the modalities, in the order of the presence matrix."""
+        return list(self.registry_["setup_args"]["modalities"])
+
+    def feature_names(self, modality: str) -> pd.Index:
+        """Names of the features of a modality in the order of the model."""
+        self._check_modality(modality)
+        return pd.Index(self._state(keys.values_key(modality))["column_names"])
+
+    @property
+    def batches(self) -> list[str]:
+        """Names of the batches."""
+        return list(self._state(keys.BATCH)["categorical_mapping"])
+
+    def _state(self, registry_key: str) -> dict:
+        return self.registry_["field_registries"][registry_key]["state_registry"]
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
+        """Names of the features by modality."""
+        return {m: self.feature_names(m).to_numpy() for m in self.modalities}
+
+    def _check_modality(self, modality: str) -> None:
+        if modality not in self.modalities:
+            raise ValueError(f"Modality {modality!r} is not in the model: {self.modalities}.")
+
+    def _cells(self, mdata: MuData | None, indices: Sequence | None) -> tuple[MuData, np.ndarray]:
+        """Checked data, and the numbers of the cells asked for."""
+        if mdata is None and self.adata is None:
+            raise ValueError("The model was loaded without data: pass `mdata`.")
+        self._check_if_trained(warn=True)
+        mdata = self._validate_anndata(mdata, copy_if_view=False)
+        if indices is None:
+            return mdata, np.arange(mdata.n_obs)
+        indices = np.asarray(indices)
+        if indices.dtype == bool:
+            if len(indices) != mdata.n_obs:
+                raise ValueError(
+                    f"`indices` has {len(indices)} booleans, but there are {mdata.n_obs} cells."
+                )
+            return mdata, np.flatnonzero(indices)
+        if indices.dtype.kind in "OUS":
+            numbers = mdata.obs_names.get_indexer(indices)
+            if (numbers < 0).any():
+                raise KeyError(f"`indices`: no cell named {indices[numbers < 0][0]!r}.")
+            return mdata, numbers
+        if len(indices) and not (-mdata.n_obs <= indices.min() <= indices.max() < mdata.n_obs):
+            raise IndexError(f"`indices` go beyond the {mdata.n_obs} cells.")
+        return mdata, indices.astype(np.int64)
+
+    def _minibatches(
+        self, mdata: MuData, cells: np.ndarray, batch_size: int | None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        self.module.eval()
+        loader = self._make_data_loader(
+            adata=mdata, indices=cells, batch_size=batch_size or INFERENCE_BATCH
+        )
+        with torch.inference_mode():
+            for tensors in loader:
+                yield {key: value.to(self.device) for key, value in tensors.items()}
+
+    def _source_columns(self, source: str | Sequence[str] | None) -> torch.Tensor:
+        """Which columns of the presence matrix to encode from."""
+        wanted = self.modalities if source is None else [source] if isinstance(source, str) else source
+        for modality in wanted:
+            self._check_modality(modality)
+        return torch.tensor([m in wanted for m in self.modalities])
+
+    @staticmethod
+    def _warn_without_source(n_cells: int, source) -> None:
+        if n_cells:
+            warnings.warn(
+                f"{n_cells} cells have none of the source modalities {source!r}; their rows are NaN.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _batch_codes(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
+        """Codes of the batches to decode as; None: each cell's own."""
+        if transform_batch is None:
+            return [None]
+        wanted = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        for batch in wanted:
+            if batch not in self.batches:
+                raise ValueError(
+                    f"`transform_batch`: {batch!r} is no batch of the model, {self.batches}."
+                )
+        return [self.batches.index(batch) for batch in wanted]

@@ -1,0 +1,184 @@
+"""Decoded values: normalised expression and imputation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from mumask.data import keys
+
+from ._latent import LatentMixin
+
+
+class DecodeMixin(LatentMixin):
+    """What the decoder says of cells."""
+
+    def _decoded(self, mdata, cells, modality, source, batches, batch_size):
+        """Minibatch by minibatch: tensors, cells with a source, hidden layers by batch asked for."""
+        module = self.module
+        for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
+            own = module.covariates(tensors)
+            hidden = []
+            for code in batches:
+                covariates = dict(own)
+                if code is not None:
+                    covariates["categories"] = own["categories"].clone()
+                    covariates["categories"][:, 0] = code
+                z = module.to_decoder(out["corrected"], covariates)
+                hidden.append(module.generative(tensors, z, covariates)["hidden"])
+            yield tensors, has_source, hidden
+
+    def get_normalized_expression(
+        self,
+        mdata: MuData | None = None,
+        indices: Sequence | None = None,
+        modality: str | None = None,
+        source: str | Sequence[str] | None = None,
+        transform_batch: str | Sequence[str] | None = None,
+        features: Sequence[str] | None = None,
+        library_size: float | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Decoded values of one modality, whether a cell has it or not.
+
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        modality
+            Modality to decode; the first by default.
+        source
+            Modalities to encode from; by default all that a cell has. ``source="rna",
+            modality="protein"`` translates.
+        transform_batch
+            Decode as if from this batch, or the mean over several; by default each cell's own.
+        features
+            Names of the features to return; all by default.
+        library_size
+            Total to which counts are scaled, over all features; by default that of an average
+            reference cell. Binary and real modalities have none.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Data frame of cells x features: expected counts, probabilities (Bernoulli) or means.
+        """
+        modality = self.modalities[0] if modality is None else modality
+        names = self.feature_names(modality)
+        columns = np.arange(len(names))
+        if features is not None:
+            columns = names.get_indexer(list(features))
+            if (columns < 0).any():
+                strange = np.asarray(features)[columns < 0]
+                raise KeyError(f"`features`: modality {modality!r} has no {strange[0]!r}.")
+        mdata, cells = self._cells(mdata, indices)
+        batches = self._batch_codes(transform_batch)
+        if library_size is None:
+            library_size = float(self._state(keys.values_key(modality))["total"])
+        values = np.full((len(cells), len(columns)), np.nan, dtype=np.float32)
+        start = missing = 0
+        picked = torch.as_tensor(columns, device=self.device)
+        for _, has_source, hidden in self._decoded(
+            mdata, cells, modality, source, batches, batch_size
+        ):
+            total = torch.full((len(has_source), 1), library_size, device=self.device)
+            mean = sum(self.module.expected(h, modality, total) for h in hidden) / len(hidden)
+            mean = mean[:, picked].masked_fill(~has_source[:, None], float("nan"))
+            values[start : start + len(mean)] = mean.cpu().numpy()
+            start += len(mean)
+            missing += int((~has_source).sum())
+        self._warn_without_source(missing, source)
+        return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
+
+    def impute(
+        self,
+        mdata: MuData | None = None,
+        indices: Sequence | None = None,
+        modalities: Sequence[str] | None = None,
+        transform_batch: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> MuData:
+        """Complete data: every cell with every modality and feature.
+
+        What was measured is kept as it is. What is missing (a whole modality of a cell, a feature
+        outside of its batch's panel, an element masked by a layer) is decoded from everything the
+        cell has. Counts are imputed at the cell's own depth where it has the modality, at that of
+        an average reference cell where not.
+
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        modalities
+            Modalities to complete; all by default. The result is dense: choose for wide ones.
+        transform_batch
+            Decode missing values as if from this batch, or the mean over several.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        New MuData with the features of the model, the columns of ``mdata.obs``, and in each
+        modality's ``obs["imputed"]`` whether all its values were missing.
+        """
+        wanted = self.modalities if modalities is None else list(modalities)
+        for modality in wanted:
+            self._check_modality(modality)
+        mdata, cells = self._cells(mdata, indices)
+        batches = self._batch_codes(transform_batch)
+        module, position = self.module, {m: i for i, m in enumerate(self.modalities)}
+        values = {
+            m: np.empty((len(cells), len(self.feature_names(m))), dtype=np.float32) for m in wanted
+        }
+        absent = {m: np.zeros(len(cells), dtype=bool) for m in wanted}
+        start = 0
+        for tensors, has_source, hidden in self._decoded(
+            mdata, cells, None, None, batches, batch_size
+        ):
+            part = slice(start, start + len(has_source))
+            start = part.stop
+            for name in wanted:
+                here = tensors[keys.PRESENCE][:, position[name]]
+                absent[name][part] = (~here).cpu().numpy()
+                values[name][part] = self._complete(tensors, hidden, name, here).cpu().numpy()
+        completed = {}
+        for name in wanted:
+            obs = pd.DataFrame({"imputed": absent[name]}, index=mdata.obs_names[cells])
+            var = pd.DataFrame(index=self.feature_names(name))
+            if name in mdata.mod:
+                var = mdata.mod[name].var.reindex(var.index)
+            completed[name] = AnnData(values[name], obs=obs, var=var)
+        result = MuData(completed)
+        for column in mdata.obs.columns:
+            result.obs[column] = mdata.obs[column].iloc[cells].to_numpy()
+            if isinstance(mdata.obs[column].dtype, pd.CategoricalDtype):
+                result.obs[column] = result.obs[column].astype(mdata.obs[column].dtype)
+        return result
+
+    def _complete(self, tensors, hidden, name: str, here: torch.Tensor) -> torch.Tensor:
+        """Measured values of a minibatch where there are any, decoded ones elsewhere."""
+        module = self.module
+        average = float(self._state(keys.values_key(name))["total"])
+        total = torch.full((len(here), 1), average, device=self.device)
+        measured = module.measured(tensors, name)
+        mask = None
+        if here.any():
+            total[here] = module.measured_total(tensors, name)
+            if measured is not None:
+                mask = torch.ones(len(here), measured.shape[1], dtype=torch.bool, device=here.device)
+                mask[here] = measured
+        mean = sum(module.expected(h, name, total, mask) for h in hidden) / len(hidden)
+        if here.any():
+            x = tensors[keys.values_key(name)].to_dense()
+            mean[here] = x if measured is None else torch.where(measured, x, mean[here])
+        return mean

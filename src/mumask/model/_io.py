@@ -1,0 +1,216 @@
+"""Saving and loading without pickled code.
+
+A model directory holds one file. It is read with ``torch.load(..., weights_only=True)``, which
+rebuilds tensors and plain containers and nothing else: a file from a stranger cannot run code.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Self
+
+import mudata
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+from scvi.model._utils import parse_device_args
+from scvi.model.base import BaseModelClass
+from scvi.utils import attrdict
+
+FORMAT = "mumask model"
+FORMAT_VERSION = 1
+MODEL_FILE, DATA_FILE = "model.pt", "mdata.h5mu"
+
+
+def to_plain(value: Any) -> Any:
+    """Turn registries and attributes into tensors and plain containers."""
+    if isinstance(value, np.ndarray):
+        if value.dtype == object or value.dtype.kind in "US":
+            return {"__names__": [str(name) for name in value]}
+        return {"__array__": torch.from_numpy(np.ascontiguousarray(value))}
+    if isinstance(value, pd.DataFrame):
+        columns = {str(name): column.to_numpy() for name, column in value.items()}
+        return {
+            "__table__": to_plain(columns),
+            "index": to_plain(value.index.to_numpy()),
+            "name": value.index.name,
+        }
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict | attrdict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool | torch.Tensor):
+        return value
+    raise TypeError(
+        f"A model with the argument {value!r} cannot be saved: only numbers, text, lists and "
+        "arrays can be stored without pickling code."
+    )
+
+
+def from_plain(value: Any) -> Any:
+    """Inverse of :func:`to_plain`."""
+    if isinstance(value, dict):
+        if "__names__" in value:
+            return np.array(value["__names__"], dtype=object)
+        if "__array__" in value:
+            return value["__array__"].numpy()
+        if "__table__" in value:
+            index = pd.Index(from_plain(value["index"]), name=value["name"])
+            return pd.DataFrame(from_plain(value["__table__"]), index=index)
+        return {key: from_plain(item) for key, item in value.items()}
+    return [from_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def read_model_file(path: Path, device: str | torch.device = "cpu") -> dict:
+    """Read and check a model file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If the file is cut short, of another program, or of a later version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No model at {path}. Pass the directory that save() wrote.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is not a complete mumask model: it is damaged, cut short, or needs code to be "
+            f"run to open it. Copy or save it again. ({error.__class__.__name__})"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} was not written by mumask.")
+    if content["version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {content['version']}; this mumask reads up to "
+            f"{FORMAT_VERSION}. Upgrade mumask to open it."
+        )
+    content["attributes"] = from_plain(content["attributes"])
+    content["registry"] = from_plain(content["registry"])
+    content["registry"]["field_registries"] = defaultdict(
+        dict, content["registry"]["field_registries"]
+    )
+    return content
+
+
+class SaveLoadMixin(BaseModelClass):
+    """``save`` and ``load``."""
+
+    def save(
+        self,
+        dir_path: str,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **mudata_write_kwargs,
+    ) -> None:
+        """Save the model; a crash leaves no half-written model behind.
+
+        Parameters
+        ----------
+        dir_path
+            Directory to write to.
+        prefix
+            Prefix of the file names.
+        overwrite
+            Replace a model that is already there.
+        save_anndata
+            Also save the MuData.
+        **mudata_write_kwargs
+            Passed to :meth:`mudata.MuData.write`.
+        """
+        target = Path(dir_path)
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists. Choose another directory or overwrite=True.")
+        attributes = {
+            name: value
+            for name, value in self._get_user_attributes()
+            if name.endswith("_") and name != "registry_"
+        }
+        content = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "class": type(self).__name__,
+            "attributes": to_plain(attributes),
+            "registry": to_plain(self.registry_),
+            "weights": self.module.state_dict(),
+        }
+        target.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        try:
+            torch.save(content, scratch / MODEL_FILE)
+            os.replace(scratch / MODEL_FILE, target / f"{prefix or ''}{MODEL_FILE}")
+            if save_anndata:
+                self.adata.write(scratch / DATA_FILE, **mudata_write_kwargs)
+                os.replace(scratch / DATA_FILE, target / f"{prefix or ''}{DATA_FILE}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str,
+        adata: MuData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> Self:
+        """Load a saved model. No code of the file is run.
+
+        Parameters
+        ----------
+        dir_path
+            Directory that :meth:`save` wrote.
+        adata
+            MuData to go on with; its features are matched by name. None: the MuData saved with
+            the model if there is one, else none. False: none.
+        accelerator, device
+            Where the model goes, as in scvi-tools.
+        prefix
+            Prefix of the file names.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is not there, damaged, of another class or of a later version.
+        """
+        _, _, device = parse_device_args(
+            accelerator=accelerator,
+            devices=device,
+            return_device="torch",
+            validate_single_device=True,
+        )
+        folder = Path(dir_path)
+        content = read_model_file(folder / f"{prefix or ''}{MODEL_FILE}", device)
+        if content["class"] != cls.__name__:
+            raise ValueError(
+                f"{folder} holds a {content['class']}; load it with "
+                f"mumask.{content['class']}.load, not with {cls.__name__}."
+            )
+        saved_data = folder / f"{prefix or ''}{DATA_FILE}"
+        if adata is None and saved_data.is_file():
+            adata = mudata.read_h5mu(saved_data)
+        registry, attributes = content["registry"], content["attributes"]
+        init_params = attributes.pop("init_params_")
+        arguments = {**init_params["non_kwargs"], **init_params["kwargs"].get("kwargs", {})}
+        if isinstance(adata, MuData):
+            cls.setup_mudata(adata, source_registry=registry, **registry["setup_args"])
+            model = cls(adata, **arguments)
+        else:
+            model = cls(registry=registry, **arguments)
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        model.module.load_state_dict(content["weights"])
+        model.to_device(device)
+        model.module.eval()
+        return model

@@ -1,0 +1,87 @@
+"""Cell types predicted by the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+
+from mumask.data import keys
+
+from ._latent import LatentMixin
+
+
+class LabelsMixin(LatentMixin):
+    """Labels, their probabilities and how uncertain they are."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; numbers where the clusters were learned without labels."""
+        if keys.LABELS in self.registry_["field_registries"]:
+            return list(self._state(keys.LABELS)["categorical_mapping"][:-1])
+        return [str(k) for k in range(self.module.n_classes)]
+
+    def predict(
+        self,
+        mdata: MuData | None = None,
+        indices: Sequence | None = None,
+        soft: bool = False,
+        source: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.Series | pd.DataFrame:
+        """Predict cell types (or learned clusters).
+
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        soft
+            Return probabilities instead of the most likely class.
+        source
+            Modalities to predict from; by default all that a cell has.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Categorical series by cell, or with `soft` a data frame of cells x classes. A cell without
+        any source modality gets NaN and a warning.
+        """
+        if not self.module.n_classes:
+            raise ValueError(
+                "The model has no classifier. Register labels with setup_mudata(labels_key=...), "
+                "or learn clusters with n_clusters=... and prior='clusters'."
+            )
+        mdata, cells = self._cells(mdata, indices)
+        parts, missing = [], 0
+        for _, out, has_source in self._encode(mdata, cells, batch_size, source):
+            probability = torch.softmax(out["logits"], dim=1)
+            parts.append(probability.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
+            missing += int((~has_source).sum())
+        self._warn_without_source(missing, source)
+        names = mdata.obs_names[cells]
+        table = pd.DataFrame(np.concatenate(parts), index=names, columns=self.classes)
+        if soft:
+            return table
+        unknown = table.isna().any(axis=1).to_numpy()
+        codes = np.where(unknown, -1, table.fillna(0.0).to_numpy().argmax(axis=1))
+        labels = pd.Categorical.from_codes(codes, categories=self.classes)
+        return pd.Series(labels, index=names, name="mumask_label")
+
+    def get_label_uncertainty(
+        self,
+        mdata: MuData | None = None,
+        indices: Sequence | None = None,
+        source: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.Series:
+        """Entropy of the predicted probabilities over its maximum: 0 certain, 1 no idea."""
+        table = self.predict(mdata, indices, soft=True, source=source, batch_size=batch_size)
+        p = table.to_numpy(dtype=np.float64)
+        entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(axis=1) / np.log(p.shape[1])
+        return pd.Series(entropy.clip(0, 1), index=table.index, name="mumask_uncertainty")

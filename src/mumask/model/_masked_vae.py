@@ -1,0 +1,180 @@
+"""MaskedVAE: inClust+ as a scvi-tools model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from mudata import MuData
+
+from mumask.data import keys
+from mumask.module import MaskedVAEModule, ModalitySpec
+
+from ._decode import DecodeMixin
+from ._io import SaveLoadMixin
+from ._labels import LabelsMixin
+from ._setup import SetupMixin
+from ._training import MaskedTrainingMixin
+
+# The configuration of the paper. Sizes and loss weights: Methods of inClust+ and of inClust.
+PRESETS = {
+    "inclust+": {
+        "n_hidden": 200,
+        "n_latent": 50,
+        "n_layers": 1,
+        "dropout": 0.0,
+        "layer_norm": False,
+        "average_sources": False,
+        "arithmetic": "subtract",
+        "condition_decoder": False,
+        "prior": "clusters",
+        "schedule": "pairs",
+        "weights": {"reconstruction": 5.0, "kl": 1.0, "prior": 1.0, "labels": 50.0},
+        "paper_outputs": True,
+    }
+}
+DEFAULTS = {"weights": {"reconstruction": 1.0, "kl": 1.0, "prior": 1.0, "labels": 50.0}}
+N_CLUSTERS = 20
+
+
+class MaskedVAE(
+    SetupMixin, SaveLoadMixin, MaskedTrainingMixin, DecodeMixin, LabelsMixin
+):
+    """Masked variational autoencoder for mosaics of modalities (inClust+).
+
+    One encoder and one decoder serve every subset of modalities: an input mask hides what a cell
+    lacks, what its batch did not measure and what a training step is to predict; an output mask
+    keeps what is missing out of the loss.
+
+    Parameters
+    ----------
+    mdata
+        Data registered with :meth:`setup_mudata`.
+    n_latent
+        Dimensions of the latent space.
+    n_hidden
+        Units per hidden layer.
+    n_layers
+        Hidden layers of the encoder behind its first, and of the decoder.
+    dropout
+        Dropout rate.
+    arithmetic
+        Latent vector arithmetic for covariates: ``"subtract"``, ``"add"`` or ``"none"``.
+    condition_decoder
+        Let the decoder know the covariates, so that the latent space need not.
+    prior
+        ``"standard"``, or ``"clusters"``: one mean per class or cluster.
+    n_clusters
+        Number of clusters to learn where no labels are registered; 0 for no classifier.
+    held_out
+        By modality, features that no encoder may see; they are reconstructed for every cell and
+        enter the loss where they were measured.
+    modality_weights
+        Weight of each modality's reconstruction loss; 1 by default.
+    preset
+        ``"inclust+"`` for the configuration of the paper; arguments given explicitly go first.
+    **module_kwargs
+        Further arguments of :class:`mumask.module.MaskedVAEModule`.
+
+    References
+    ----------
+    Wang et al., inClust+: the deep generative framework with mask modules for multimodal data
+    integration, imputation, and cross-modal generation, BMC Bioinformatics 25:41 (2024).
+
+    Examples
+    --------
+    >>> mdata = mumask.datasets.simulate_mosaic()
+    >>> mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch")
+    >>> model = mumask.MaskedVAE(mdata)
+    >>> model.train()
+    >>> mdata.obsm["X_mumask"] = model.get_latent_representation()
+    """
+
+    _module_cls = MaskedVAEModule
+
+    def __init__(
+        self,
+        mdata: MuData | None = None,
+        n_latent: int | None = None,
+        n_hidden: int | None = None,
+        n_layers: int | None = None,
+        dropout: float | None = None,
+        arithmetic: Literal["subtract", "add", "none"] | None = None,
+        condition_decoder: bool | None = None,
+        prior: Literal["standard", "clusters"] | None = None,
+        n_clusters: int | None = None,
+        held_out: Mapping[str, Sequence[str]] | None = None,
+        modality_weights: Mapping[str, float] | None = None,
+        preset: Literal["inclust+"] | None = None,
+        registry: dict | None = None,
+        **module_kwargs,
+    ):
+        super().__init__(mdata, registry)
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"`preset`: {preset!r} is unknown; choose from {list(PRESETS)}.")
+        given = {
+            "n_latent": n_latent,
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "dropout": dropout,
+            "arithmetic": arithmetic,
+            "condition_decoder": condition_decoder,
+            "prior": prior,
+            **module_kwargs,
+        }
+        options = {**DEFAULTS, **PRESETS.get(preset, {})}
+        options |= {name: value for name, value in given.items() if value is not None}
+        self.module = self._module_cls(
+            self._modality_specs(held_out or {}, modality_weights or {}),
+            n_categories=self._n_categories(),
+            n_continuous=self.summary_stats.get(f"n_{keys.CONT_COVS}", 0),
+            n_classes=self._n_classes(n_clusters, options.get("prior")),
+            **options,
+        )
+        self._model_summary_string = (
+            f"MaskedVAE with modalities {self.modalities}, {self.module.n_latent} latent "
+            f"dimensions, {len(self.batches)} batches, {self.module.n_classes} classes, "
+            f"preset {preset}."
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _modality_specs(self, held_out: Mapping, weights: Mapping) -> dict[str, ModalitySpec]:
+        for argument, by_modality in (("held_out", held_out), ("modality_weights", weights)):
+            for modality in by_modality:
+                if modality not in self.modalities:
+                    raise ValueError(
+                        f"`{argument}` names {modality!r}, but the modalities are "
+                        f"{self.modalities}."
+                    )
+        specs = {}
+        for modality in self.modalities:
+            state, names = self._state(keys.values_key(modality)), self.feature_names(modality)
+            hidden = list(held_out.get(modality, []))
+            strange = [name for name in hidden if name not in names]
+            if strange:
+                raise ValueError(f"`held_out`: modality {modality!r} has no {strange[0]!r}.")
+            if len(set(hidden)) == len(names) and len(self.modalities) == 1:
+                raise ValueError("`held_out` hides every feature: nothing is left to encode.")
+            specs[modality] = ModalitySpec(
+                n_features=len(names),
+                likelihood=state["likelihood"],
+                profile=np.asarray(state["profile"]),
+                total=float(state["total"]),
+                panel=np.asarray(state["panel"], dtype=bool),
+                held_out=names.isin(hidden),
+                weight=float(weights.get(modality, 1.0)),
+            )
+        return specs
+
+    def _n_categories(self) -> list[int]:
+        return [
+            self.summary_stats[f"n_{keys.BATCH}"],
+            *self.summary_stats.get(f"n_{keys.CAT_COVS}", []),
+        ]
+
+    def _n_classes(self, n_clusters: int | None, prior: str | None) -> int:
+        n_labels = self.summary_stats.get(f"n_{keys.LABELS}", 0)
+        if n_labels:
+            return n_labels
+        return (N_CLUSTERS if prior == "clusters" else 0) if n_clusters is None else n_clusters

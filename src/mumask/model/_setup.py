@@ -1,0 +1,168 @@
+"""Registration of a MuData, shared by all models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from mudata import MuData
+from scvi.model.base import BaseModelClass
+
+from mumask.data import (
+    CategoricalCovariatesField,
+    CategoricalField,
+    ContinuousCovariatesField,
+    ModalityField,
+    MosaicManager,
+    check_modality_names,
+    is_binary,
+    keys,
+    matrix_of,
+)
+from mumask.nn import LIKELIHOODS
+
+logger = logging.getLogger("mumask")
+
+
+class SetupMixin(BaseModelClass):
+    """``setup_mudata`` for a mosaic MuData."""
+
+    @classmethod
+    def setup_anndata(cls, adata, **kwargs) -> None:
+        """Not available: one modality is a MuData with one modality."""
+        raise TypeError(
+            f"{cls.__name__} takes MuData. Wrap the AnnData, mdata = mudata.MuData({{'rna': adata}}), "
+            f"and call {cls.__name__}.setup_mudata(mdata, ...)."
+        )
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        modalities: Sequence[str] | None = None,
+        layers: Mapping[str, str] | None = None,
+        likelihoods: Mapping[str, str] | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+        panels: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        mask_layers: Mapping[str, str] | None = None,
+        **kwargs,
+    ) -> None:
+        """Register a MuData with the model.
+
+        A cell may be in any non-empty subset of the modalities, in any row order: cells are
+        matched by name. Nothing needs to be padded, and `mdata` is not changed apart from two
+        identifiers in ``mdata.uns``.
+
+        Parameters
+        ----------
+        mdata
+            Multimodal data.
+        modalities
+            Keys of the modalities to use; all by default.
+        layers
+            Layer to read by modality; ``X`` by default.
+        likelihoods
+            Likelihood by modality: ``"nb"`` (counts, the default), ``"zinb"``, ``"poisson"``,
+            ``"bernoulli"`` (the default where all values are 0 or 1) or ``"gaussian"``
+            (normalised values).
+        batch_key
+            Column of ``mdata.obs`` with the batch.
+        labels_key
+            Column of ``mdata.obs`` with the cell types. Without it training is unsupervised.
+        unlabeled_category
+            Entry of `labels_key` that marks cells without a label.
+        categorical_covariate_keys, continuous_covariate_keys
+            Further columns of ``mdata.obs`` whose effect is to be removed.
+        panels
+            Measured features by modality and batch, where a batch measured only some. By default
+            found: a feature that is zero in all cells of a batch, though its rate elsewhere makes
+            that implausible, was not measured there.
+        mask_layers
+            By modality, a layer of booleans that is False where an element was not measured.
+        **kwargs
+            Used when a saved setup is repeated.
+
+        Raises
+        ------
+        KeyError
+            If a key or layer is not there.
+        ValueError
+            If cells or values are not usable; the message says which and what to do.
+        """
+        registry = kwargs.pop("source_registry", None)
+        transfer = kwargs
+        present = [m for m in modalities or [] if m in mdata.mod] if registry else modalities
+        check_modality_names(mdata, present)
+        modalities = list(modalities or mdata.mod)
+        layers, likelihoods = dict(layers or {}), dict(likelihoods or {})
+        panels, mask_layers = dict(panels or {}), dict(mask_layers or {})
+        given = {
+            "layers": layers,
+            "likelihoods": likelihoods,
+            "panels": panels,
+            "mask_layers": mask_layers,
+        }
+        for argument, by_modality in given.items():
+            strange = set(by_modality) - set(modalities)
+            if strange:
+                raise ValueError(
+                    f"`{argument}` names {sorted(strange)}, but the modalities in use are "
+                    f"{modalities}."
+                )
+        for modality in modalities:
+            if modality not in likelihoods:
+                likelihoods[modality] = _default_likelihood(mdata, modality, layers.get(modality))
+            elif likelihoods[modality] not in LIKELIHOODS:
+                raise ValueError(
+                    f"`likelihoods`: {likelihoods[modality]!r} of {modality!r} is unknown; choose "
+                    f"from {list(LIKELIHOODS)}."
+                )
+        setup_args = cls._get_setup_method_args(
+            cls=cls,
+            mdata=mdata,
+            modalities=modalities,
+            layers=layers,
+            likelihoods=likelihoods,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            unlabeled_category=unlabeled_category,
+            categorical_covariate_keys=list(categorical_covariate_keys or []),
+            continuous_covariate_keys=list(continuous_covariate_keys or []),
+            panels=panels,
+            mask_layers=mask_layers,
+        )
+        fields = [CategoricalField(keys.BATCH, batch_key)]
+        if labels_key is not None:
+            fields.append(CategoricalField(keys.LABELS, labels_key, unlabeled_category))
+        if categorical_covariate_keys:
+            fields.append(CategoricalCovariatesField(keys.CAT_COVS, categorical_covariate_keys))
+        if continuous_covariate_keys:
+            fields.append(ContinuousCovariatesField(keys.CONT_COVS, continuous_covariate_keys))
+        fields += [
+            ModalityField(
+                m,
+                layers.get(m),
+                likelihoods[m],
+                LIKELIHOODS[likelihoods[m]].support,
+                mask_layers.get(m),
+                panels.get(m),
+            )
+            for m in modalities
+        ]
+        manager = MosaicManager(fields=fields, setup_method_args=setup_args)
+        manager.register_fields(mdata, registry, **transfer)
+        cls.register_manager(manager)
+
+
+def _default_likelihood(mdata: MuData, modality: str, layer: str | None) -> str:
+    if modality not in mdata.mod or (layer and layer not in mdata.mod[modality].layers):
+        return "nb"  # the field reports the missing layer
+    matrix = matrix_of(mdata.mod[modality], layer)
+    if matrix is None or not is_binary(matrix):
+        return "nb"
+    logger.info("Modality %r holds only 0 and 1: using the Bernoulli likelihood.", modality)
+    return "bernoulli"

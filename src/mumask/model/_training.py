@@ -1,0 +1,74 @@
+"""Training, with scvi-tools' runner, trainer and data splitter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import ceil
+
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from mumask.train import MaskedTrainingPlan
+
+# Optimisation steps that bring the reference data sets to a standstill; epochs follow from it.
+STEPS = 1500
+MIN_EPOCHS, MAX_EPOCHS = 10, 150
+
+
+def default_epochs(n_cells: int, batch_size: int) -> int:
+    """Epochs for a fixed budget of steps: few cells need many epochs, many cells few."""
+    return min(MAX_EPOCHS, max(MIN_EPOCHS, ceil(STEPS / ceil(n_cells / batch_size))))
+
+
+class MaskedTrainingMixin(UnsupervisedTrainingMixin):
+    """``train`` with masks."""
+
+    _training_plan_cls = MaskedTrainingPlan
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        batch_size: int = 128,
+        schedule: str | Callable | None = None,
+        input_masks: Mapping[str, Callable] | None = None,
+        output_masks: Mapping[str, Callable] | None = None,
+        **kwargs,
+    ):
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data; by default as many as give about 1,500 steps.
+        batch_size
+            Cells per step.
+        schedule
+            Which modalities of a cell are encoded and which are reconstructed in a step:
+            ``"subsets"`` (a random subset of what is present, everything present), ``"pairs"``
+            (the paper's stages, one ordered pair per cell), or a function that takes the presence
+            matrix (bool, cells x modalities) and returns sources and targets of the same shape.
+            By default what the model was made with.
+        input_masks, output_masks
+            By modality, a function from values (cells x features) to booleans of the same shape:
+            False hides the element from the encoder, or leaves it out of the loss.
+        **kwargs
+            As in scvi-tools: `accelerator`, `devices`, `train_size`, `validation_size`,
+            `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever
+            the trainer takes.
+        """
+        for argument, masks in (("input_masks", input_masks), ("output_masks", output_masks)):
+            strange = set(masks or {}) - set(self.modalities)
+            if strange:
+                raise ValueError(
+                    f"`{argument}` names {sorted(strange)}, but the model has {self.modalities}."
+                )
+        if max_epochs is None:
+            max_epochs = default_epochs(self.adata.n_obs, batch_size)
+        before = self.module.schedule
+        self.module.schedule = schedule or before
+        self.module.input_masks = dict(input_masks or {})
+        self.module.output_masks = dict(output_masks or {})
+        try:
+            return super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)
+        finally:
+            self.module.schedule = before
+            self.module.input_masks, self.module.output_masks = {}, {}

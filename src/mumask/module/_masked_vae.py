@@ -1,0 +1,303 @@
+"""Masked variational autoencoder: inClust+ for any mosaic of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import nn
+from torch.nn import functional as F
+
+from mumask.data import keys
+from mumask.nn import (
+    LIKELIHOODS,
+    SCHEDULES,
+    ClusterPrior,
+    Covariates,
+    InputTransform,
+    MosaicDecoder,
+    MosaicEncoder,
+    as_dense,
+    both,
+    check_schedule,
+    joint_schedule,
+    kl_standard,
+    kl_to_uniform,
+    label_loss,
+    mean_unmasked,
+    row_sums,
+)
+
+from ._modality_spec import ModalitySpec
+
+
+class MaskedVAEModule(BaseModuleClass):
+    """One VAE with an input mask before the encoder and an output mask behind the decoder.
+
+    The comments "step n" refer to the pseudocode of Wang et al., BMC Bioinformatics 25:41 (2024).
+
+    Parameters
+    ----------
+    modalities
+        Description of every modality, in the order of the presence matrix.
+    n_categories
+        Categories of every categorical covariate, the batch first.
+    n_continuous
+        Number of continuous covariates.
+    n_classes
+        Classes or clusters of the classifier; 0 for none.
+    n_hidden, n_latent, n_layers
+        Units per hidden layer, latent dimensions, hidden layers of encoder and decoder.
+    activation, dropout, layer_norm, average_sources
+        See :mod:`mumask.nn`.
+    arithmetic
+        Latent vector arithmetic of step 4 (clustering): ``"subtract"`` gives ``Z2 = mu - E``,
+        ``"add"`` gives ``Z2 = mu + E``, ``"none"`` leaves ``Z2 = mu``.
+    condition_decoder
+        Give the covariates to the decoder, so that `z` need not carry them.
+    prior
+        ``"standard"`` or ``"clusters"`` (one mean per class of the classifier).
+    schedule
+        Which modalities are source and target of a training step: a key of
+        :data:`mumask.nn.SCHEDULES` or a function of the presence matrix.
+    weights
+        Weights of the terms of the loss: ``"reconstruction"``, ``"kl"``, ``"prior"``, ``"labels"``.
+    paper_outputs
+        Gaussian modalities as in the paper: rectified mean, squared error.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, ModalitySpec],
+        n_categories: Sequence[int],
+        n_continuous: int = 0,
+        n_classes: int = 0,
+        n_hidden: int = 128,
+        n_latent: int = 20,
+        n_layers: int = 1,
+        activation: str = "relu",
+        dropout: float = 0.1,
+        layer_norm: bool = True,
+        average_sources: bool = True,
+        arithmetic: Literal["subtract", "add", "none"] = "none",
+        condition_decoder: bool = True,
+        prior: Literal["standard", "clusters"] = "standard",
+        schedule: str | Callable = "subsets",
+        weights: Mapping[str, float] | None = None,
+        paper_outputs: bool = False,
+    ):
+        super().__init__()
+        self.names = list(modalities)
+        self.schedule = schedule
+        self.input_masks: dict[str, Callable] = {}
+        self.output_masks: dict[str, Callable] = {}
+        self.weights = {"reconstruction": 1.0, "kl": 1.0, "prior": 1.0, "labels": 1.0}
+        self.weights |= dict(weights or {})
+        self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
+        self.n_features = {m: spec.n_features for m, spec in modalities.items()}
+        self.n_classes, self.n_latent = n_classes, n_latent
+        self.sign = {"subtract": -1.0, "add": 1.0, "none": 0.0}[arithmetic]
+
+        self.transforms, self.likelihoods = nn.ModuleDict(), nn.ModuleDict()
+        for name, spec in modalities.items():
+            kind = LIKELIHOODS[spec.likelihood]
+            paper = paper_outputs and spec.likelihood == "gaussian"
+            options = {"unit_variance": True, "nonnegative": True} if paper else {}
+            self.likelihoods[name] = kind(spec.n_features, **options)
+            self.transforms[name] = InputTransform(
+                kind.support, torch.as_tensor(spec.profile), spec.total
+            )
+            full = bool(spec.panel.all())
+            self.register_buffer(f"panel_{name}", None if full else torch.as_tensor(spec.panel))
+            visible = None if not spec.held_out.any() else torch.as_tensor(~spec.held_out)
+            self.register_buffer(f"visible_{name}", visible)
+
+        shape = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "activation": activation,
+            "dropout": dropout,
+            "layer_norm": layer_norm,
+        }
+        self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
+        n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
+        self.decoder = MosaicDecoder(n_outputs, **shape)
+        self.latent_covariates = self.decoder_covariates = None
+        if self.sign:
+            self.latent_covariates = Covariates(n_categories, n_continuous, n_latent)
+        if condition_decoder:
+            self.decoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
+        self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
+        self.prior = ClusterPrior(n_classes, n_latent) if prior == "clusters" else None
+
+    # Masks
+
+    def rows_of(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
+        """Cells of the minibatch that have the modality, shape ``(n_m,)``."""
+        return tensors[keys.PRESENCE][:, self.names.index(modality)].nonzero().squeeze(1)
+
+    def measured(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
+        """Presence x panel x element mask: booleans ``(n_m, n_features)``, None if all."""
+        panel = getattr(self, f"panel_{modality}")
+        if panel is not None:
+            panel = panel[tensors[keys.BATCH][self.rows_of(tensors, modality), 0]]
+            panel = None if panel.all() else panel
+        return both(panel, tensors.get(keys.mask_key(modality)))
+
+    def _users_mask(self, masks: Mapping[str, Callable], x: torch.Tensor, modality: str):
+        if not self.training or modality not in masks:
+            return None
+        mask = masks[modality](as_dense(x))
+        if mask.shape != x.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"The mask function of {modality!r} has to return booleans of shape "
+                f"{tuple(x.shape)}, not {mask.dtype} of shape {tuple(mask.shape)}."
+            )
+        return mask
+
+    def sources_and_targets(self, presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Modalities to encode from and to reconstruct, booleans of shape ``(B, M)``."""
+        if not self.training:
+            return joint_schedule(presence)
+        schedule = SCHEDULES.get(self.schedule, self.schedule)
+        return check_schedule(schedule(presence), presence)
+
+    # Steps 1 to 4
+
+    def _get_inference_input(self, tensors, full_forward_pass: bool = False) -> dict:
+        return {"tensors": tensors}
+
+    def _get_generative_input(self, tensors, inference_outputs) -> dict:
+        return {
+            "tensors": tensors,
+            "z": inference_outputs["z"],
+            "covariates": self.covariates(tensors),
+        }
+
+    def covariates(self, tensors: Mapping[str, torch.Tensor]) -> dict:
+        """Auxiliary information (input 2): codes, batch first, and continuous values."""
+        codes = [tensors[keys.BATCH]]
+        if keys.CAT_COVS in tensors:
+            codes.append(tensors[keys.CAT_COVS])
+        return {"categories": torch.cat(codes, 1), "continuous": tensors.get(keys.CONT_COVS)}
+
+    @auto_move_data
+    def inference(self, tensors, source: torch.Tensor | None = None, sample: bool = True) -> dict:
+        """Encode a minibatch.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch.
+        source
+            Modalities to encode from, booleans ``(B, M)``; default: the schedule in training,
+            everything present otherwise.
+        sample
+            Draw `z`; False takes the mean.
+        """
+        presence = tensors[keys.PRESENCE]
+        target = presence
+        if source is None:
+            source, target = self.sources_and_targets(presence)
+        inputs = {}
+        for name in self.names:
+            x = tensors[keys.values_key(name)]
+            visible = getattr(self, f"visible_{name}")
+            mask = both(
+                self.measured(tensors, name),
+                None if visible is None else visible.expand(x.shape[0], -1),
+                self._users_mask(self.input_masks, x, name),
+            )
+            inputs[name] = self.transforms[name](x, mask)  # step 1
+        mean, log_var = self.encoder(inputs, presence, source)  # steps 2, 3
+        z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if sample else mean  # step 4
+        corrected = mean
+        if self.latent_covariates is not None:  # clustering, steps 3 and 4
+            corrected = mean + self.sign * self.latent_covariates(**self.covariates(tensors))
+        logits = None if self.classifier is None else self.classifier(corrected)  # step 5
+        return {
+            "mean": mean,
+            "log_var": log_var,
+            "z": z,
+            "corrected": corrected,
+            "logits": logits,
+            "target": target,
+        }
+
+    @auto_move_data
+    def generative(self, tensors, z: torch.Tensor, covariates: dict) -> dict:
+        """Decode latent vectors (step 5) up to the shared hidden layer."""
+        condition = None
+        if self.decoder_covariates is not None:
+            condition = self.decoder_covariates(**covariates)
+        return {"hidden": self.decoder(z, condition)}
+
+    # Step 6 and the loss
+
+    def reconstruction(self, tensors, hidden: torch.Tensor, target: torch.Tensor) -> dict:
+        """Negative log-likelihood by modality, mean over unmasked elements x features, ``(B,)``."""
+        losses = {}
+        for column, name in enumerate(self.names):
+            rows = self.rows_of(tensors, name)
+            loss = hidden.new_zeros(len(hidden))
+            if len(rows):
+                x = tensors[keys.values_key(name)]
+                mask = both(
+                    self.measured(tensors, name), self._users_mask(self.output_masks, x, name)
+                )
+                raw = self.decoder.raw(hidden[rows], name)
+                nll = self.likelihoods[name].nll(raw, x, mask)
+                nll = mean_unmasked(nll, mask, self.n_features[name]) * target[rows, column]
+                loss = loss.index_add(0, rows, nll)
+            losses[name] = loss
+        return losses
+
+    def loss(self, tensors, inference_outputs, generative_outputs, kl_weight: float = 1.0):
+        """Weighted sum of reconstruction, KL, prior and classification terms."""
+        out = inference_outputs
+        losses = self.reconstruction(tensors, generative_outputs["hidden"], out["target"])
+        log_prob = None if out["logits"] is None else F.log_softmax(out["logits"], dim=1)
+        if self.prior is None:
+            kl = {"kl_z": self.weights["kl"] * kl_standard(out["corrected"], out["log_var"])}
+        else:
+            to_clusters = self.prior(out["corrected"], out["log_var"], log_prob.exp())
+            kl = {
+                "kl_z": self.weights["kl"] * to_clusters,
+                "kl_clusters": self.weights["prior"] * kl_to_uniform(log_prob),
+            }
+        weighted = sum(self.modality_weights[m] * loss for m, loss in losses.items())
+        loss = self.weights["reconstruction"] * weighted + kl_weight * sum(kl.values())
+        loss = loss.mean()
+        extra = {}
+        if keys.LABELS in tensors and out["logits"] is not None:
+            labels = tensors[keys.LABELS].squeeze(1)
+            cross_entropy = label_loss(out["logits"], labels)
+            loss = loss + self.weights["labels"] * cross_entropy
+            extra["classification_loss"] = cross_entropy.detach()
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=losses,
+            kl_local=kl,
+            n_obs_minibatch=len(out["z"]),
+            extra_metrics=extra,
+        )
+
+    # Decoding for the user
+
+    def to_decoder(self, corrected: torch.Tensor, covariates: dict) -> torch.Tensor:
+        """Undo the latent arithmetic for the given covariates: ``Z1 = Z2 - sign * E``."""
+        if self.latent_covariates is None:
+            return corrected
+        return corrected - self.sign * self.latent_covariates(**covariates)
+
+    def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:
+        """Expected values of one modality, shape ``(B, n_features)``, for totals ``(B, 1)``."""
+        return self.likelihoods[modality].mean(self.decoder.raw(hidden, modality), total, mask)
+
+    def measured_total(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
+        """Sum of the measured values of the cells that have the modality, shape ``(n_m, 1)``."""
+        x = tensors[keys.values_key(modality)]
+        return row_sums(x, self.measured(tensors, modality))

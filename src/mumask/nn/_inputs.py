@@ -1,0 +1,152 @@
+"""Normalisation inside the model: from registered raw values to standardised network inputs.
+
+Depth (library size, CLR centre) is estimated from the *visible* features of a cell only. Were it
+taken from all, hidden counts would leak into every visible value: exactly what a masked model must
+not allow. The estimate is corrected for *which* features are visible, with constants of the
+training data, so that a cell seen through a smaller panel keeps its scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+TRANSFORMS = ("log1p", "clr", "tfidf", "binary", "identity")
+_TARGET_SUM = 1e4
+_CLIP = 10.0
+
+
+class InputNorm(nn.Module):
+    """Normalise and standardise one modality.
+
+    ``log1p``  log(1 + 1e4 x / s), size factor s = sum(x) / sum(share) over visible features.
+    ``clr``    log(1 + x) minus its mean over the cell (scMMAE's CLR with a pseudocount); the mean
+    over a visible subset is corrected by the features' own training means.
+    ``tfidf``  log(1 + 1e4 (x > 0) idf / s), s as for log1p on the binarised values.
+    ``binary`` x > 0.
+    ``identity`` x as it is.
+
+    Values are then centred and divided by the training standard deviation to the ``power``,
+    clipped to +-10, and 0 (the training mean) where not measured.
+
+    Parameters
+    ----------
+    n_features
+        F.
+    transform
+        One of the names above.
+    power
+        1 gives every feature unit variance, 0 leaves variances as they are (relative to the mean
+        standard deviation of the modality), as PCA on log values would.
+    """
+
+    def __init__(self, n_features: int, transform: str = "log1p", power: float = 1.0):
+        super().__init__()
+        if transform not in TRANSFORMS:
+            raise ValueError(f"Unknown input transform {transform!r}; choose from {TRANSFORMS}.")
+        self.transform, self.power = transform, power
+        # base: share of the counts (log1p, tfidf) or mean of log(1 + x) (clr) of each feature.
+        uniform = 1.0 / n_features if transform in ("log1p", "tfidf") else 0.0
+        self.register_buffer("base", torch.full((n_features,), uniform))
+        self.register_buffer("idf", torch.ones(n_features))
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def _raw(self, x: Tensor) -> Tensor:
+        if self.transform == "clr":
+            return torch.log1p(x)
+        return (x > 0).to(x.dtype) if self.transform in ("tfidf", "binary") else x
+
+    def normalise(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Depth-corrected values on the log scale, before standardisation; ``[n, F]``."""
+        x = self._raw(x)
+        if self.transform in ("binary", "identity"):
+            return x
+        if self.transform == "clr":
+            offset = _masked_mean(x - self.base, visible) + self.base.mean()
+            return x - offset
+        if visible is None:
+            size = x.sum(1, keepdim=True) / self.base.sum()
+        else:
+            weight = visible.to(x.dtype)
+            size = (x * weight).sum(1, keepdim=True) / (weight @ self.base)[:, None].clamp(min=1e-8)
+        return torch.log1p(x * (_TARGET_SUM / size.clamp(min=1e-8)) * self.idf)
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Standardise.
+
+        Parameters
+        ----------
+        x
+            Raw values ``[n, F]``, dense.
+        visible
+            Bool ``[n, F]``: elements whose value may be used; None = all. Others come out as 0.
+
+        Returns
+        -------
+        Tensor
+            ``[n, F]``.
+        """
+        out = self.standardise(self.normalise(x, visible))
+        return out if visible is None else out * visible
+
+    def standardise(self, normalised: Tensor) -> Tensor:
+        """``(value - mean) / scale``, clipped."""
+        return ((normalised - self.mean) / self.scale).clamp(-_CLIP, _CLIP)
+
+    def destandardise(self, values: Tensor) -> Tensor:
+        """Network outputs ``[n, F]`` back to the normalised scale."""
+        return values * self.scale + self.mean
+
+    def fit(self, rows: Callable[[], Iterable[tuple[Tensor, Tensor | None]]]) -> None:
+        """Set the constants from training data, in two passes over ``rows()``.
+
+        Parameters
+        ----------
+        rows
+            Returns a fresh iterator of ``(x [n, F] dense, measured bool [n, F] or None)``.
+        """
+        count, total, _ = _moments((self._raw(x), m) for x, m in rows())
+        if not len(count):
+            return
+        level = total / count.clamp(min=1)
+        if self.transform in ("log1p", "tfidf"):
+            self.base.copy_(level / level.sum().clamp(min=1e-8))
+        elif self.transform == "clr":
+            self.base.copy_(level)
+        if self.transform == "tfidf":
+            idf = 1.0 / level.clamp(min=1e-4)
+            self.idf.copy_(idf / (idf * self.base).sum())
+        count, total, squares = _moments((self.normalise(x, m), m) for x, m in rows())
+        count = count.clamp(min=1)
+        mean = total / count
+        deviation = (squares / count - mean**2).clamp(min=0).sqrt()
+        typical = deviation[deviation > 0].mean() if bool((deviation > 0).any()) else 1.0
+        # The floor keeps a feature seen in a handful of cells from being blown up.
+        relative = (deviation / typical).clamp(min=0.05) ** self.power
+        self.mean.copy_(mean)
+        self.scale.copy_(relative * typical)
+
+
+def _masked_mean(x: Tensor, visible: Tensor | None) -> Tensor:
+    """Row means ``[n, 1]`` over visible elements; 0 for a row without any."""
+    if visible is None:
+        return x.mean(1, keepdim=True)
+    weight = visible.to(x.dtype)
+    return (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def _moments(rows: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Measured count, sum and sum of squares by feature, accumulated in double precision."""
+    count = total = squares = torch.zeros(0, dtype=torch.float64)
+    for x, measured in rows:
+        x = x.double()
+        weight = torch.ones_like(x) if measured is None else measured.double()
+        if not len(count):
+            count = total = squares = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        count = count + weight.sum(0)
+        total = total + (x * weight).sum(0)
+        squares = squares + (x**2 * weight).sum(0)
+    return count, total, squares

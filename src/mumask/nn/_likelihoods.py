@@ -1,0 +1,196 @@
+"""Likelihoods of one modality, in terms of the decoder's raw output.
+
+Each takes ``raw`` of shape ``(n, n_heads * n_features)`` and gives the negative log-likelihood per
+cell (``nll``) and the expected values (``mean``). Masked elements are left out of every sum and of
+the normalisation over features, so that they have no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ._values import as_dense, nonzeros, row_sums
+
+
+def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return (elements if mask is None else elements * mask).sum(dim=1)
+
+
+class CountLikelihood(nn.Module):
+    """Counts whose mean is the cell's total times a composition over features.
+
+    The composition is a softmax over the measured features: a batch with a smaller panel spreads
+    its total over that panel alone.
+    """
+
+    support = "count"
+    n_heads = 1
+
+    def __init__(self, n_features: int):
+        super().__init__()
+        self.n_features = n_features
+
+    def log_mean(
+        self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Log of the expected counts, shape ``(n, n_features)``, for totals of shape ``(n, 1)``."""
+        seen = raw if mask is None else raw.masked_fill(~mask, float("-inf"))
+        return raw - seen.logsumexp(dim=1, keepdim=True) + total.log()
+
+    def mean(
+        self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Expected counts of all features in a cell with `total` counts in the features of `mask`.
+
+        Features outside of the mask are expected beside them: this is what imputes a panel.
+        """
+        return self.log_mean(raw[:, : self.n_features], total, mask).exp()
+
+    def nll(
+        self, raw: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
+        raise NotImplementedError
+
+
+class Poisson(CountLikelihood):
+    """Poisson counts."""
+
+    def nll(self, raw, x, mask=None):  # noqa: D102
+        log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
+        rows, columns, values = nonzeros(x)
+        if mask is not None:
+            values = values * mask[rows, columns]
+        seen = values * log_mu[rows, columns] - torch.lgamma(values + 1)
+        return _unmasked_sum(log_mu.exp(), mask).index_add(0, rows, -seen)
+
+
+class NegativeBinomial(CountLikelihood):
+    """Negative binomial counts with one inverse dispersion per feature."""
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features)
+        self.log_theta = nn.Parameter(torch.zeros(n_features))
+
+    def nll(self, raw, x, mask=None):  # noqa: D102
+        log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
+        zero = self._nll_of_zero(log_mu)
+        rows, columns, values = nonzeros(x)
+        extra = self._beyond_zero(values, log_mu[rows, columns], self.log_theta[columns])
+        if mask is not None:
+            extra = extra * mask[rows, columns]
+        return _unmasked_sum(zero, mask).index_add(0, rows, extra)
+
+    def _nll_of_zero(self, log_mu: torch.Tensor) -> torch.Tensor:
+        """``theta log(1 + mu / theta)``: all that a zero count costs."""
+        return self.log_theta.exp() * F.softplus(log_mu - self.log_theta)
+
+    @staticmethod
+    def _beyond_zero(
+        x: torch.Tensor, log_mu: torch.Tensor, log_theta: torch.Tensor
+    ) -> torch.Tensor:
+        """What a positive count adds to the cost of a zero; log-gammas are needed only here."""
+        theta = log_theta.exp()
+        return (
+            x * torch.logaddexp(log_theta, log_mu)
+            - x * log_mu
+            + torch.lgamma(theta)
+            + torch.lgamma(x + 1)
+            - torch.lgamma(x + theta)
+        )
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """Negative binomial counts, zero with an additional probability per element."""
+
+    n_heads = 2
+
+    def nll(self, raw, x, mask=None):  # noqa: D102
+        raw, dropout = raw.chunk(2, dim=1)
+        log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
+        zero = self._nll_of_zero(log_mu)
+        # -log(pi + (1 - pi) e^-zero) with pi = sigmoid(dropout)
+        cost = F.softplus(dropout) - torch.logaddexp(dropout, -zero)
+        rows, columns, values = nonzeros(x)
+        at = (rows, columns)
+        positive = F.softplus(dropout[at]) + zero[at]
+        positive = positive + self._beyond_zero(values, log_mu[at], self.log_theta[columns])
+        extra = positive - cost[at]
+        if mask is not None:
+            extra = extra * mask[at]
+        return _unmasked_sum(cost, mask).index_add(0, rows, extra)
+
+    def mean(self, raw, total, mask=None):  # noqa: D102
+        counts, dropout = raw.chunk(2, dim=1)
+        return self.log_mean(counts, total, mask).exp() * torch.sigmoid(-dropout)
+
+
+class Bernoulli(nn.Module):
+    """Open or closed: binary values such as accessible peaks."""
+
+    support = "binary"
+    n_heads = 1
+
+    def __init__(self, n_features: int):
+        super().__init__()
+        self.n_features = n_features
+
+    def nll(self, raw, x, mask=None):  # noqa: D102
+        """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
+        rows, columns, values = nonzeros(x)
+        if mask is not None:
+            values = values * mask[rows, columns]
+        opened = -values * raw[rows, columns]
+        return _unmasked_sum(F.softplus(raw), mask).index_add(0, rows, opened)
+
+    def mean(self, raw, total=None, mask=None):  # noqa: D102
+        """Probability of every feature, shape ``(n, n_features)``."""
+        return torch.sigmoid(raw)
+
+
+class Gaussian(nn.Module):
+    """Normalised values with one standard deviation per feature.
+
+    Parameters
+    ----------
+    n_features
+        Number of features.
+    unit_variance
+        Keep every deviation at 1, which makes the loss half the squared error.
+    nonnegative
+        Rectify the mean (the paper's step 5).
+    """
+
+    support = "real"
+    n_heads = 1
+
+    def __init__(self, n_features: int, unit_variance: bool = False, nonnegative: bool = False):
+        super().__init__()
+        self.n_features = n_features
+        self.nonnegative = nonnegative
+        self.unit_variance = unit_variance
+        if not unit_variance:
+            self.log_sigma = nn.Parameter(torch.zeros(n_features))
+
+    def nll(self, raw, x, mask=None):  # noqa: D102
+        """Negative log-likelihood (up to a constant) over unmasked features, shape ``(n,)``."""
+        residual = as_dense(x) - self.mean(raw)
+        if self.unit_variance:
+            return _unmasked_sum(0.5 * residual**2, mask)
+        scaled = residual * (-self.log_sigma).exp()
+        return _unmasked_sum(0.5 * scaled**2 + self.log_sigma, mask)
+
+    def mean(self, raw, total=None, mask=None):  # noqa: D102
+        """Expected values, shape ``(n, n_features)``."""
+        return F.relu(raw) if self.nonnegative else raw
+
+
+LIKELIHOODS: dict[str, type[nn.Module]] = {
+    "nb": NegativeBinomial,
+    "zinb": ZeroInflatedNegativeBinomial,
+    "poisson": Poisson,
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+}

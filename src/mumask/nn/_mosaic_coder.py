@@ -1,0 +1,126 @@
+"""Encoder and decoder for any subset of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ._layers import hidden_layers, normed
+from ._values import FirstLayer
+
+
+class MosaicEncoder(nn.Module):
+    """From the visible values of any subset of modalities to the parameters of ``q(z | x)``.
+
+    Steps 2 and 3 of the pseudocode. The paper stacks all modalities in one input and masks what
+    is absent; here every modality has its part of the first layer, computed only for the cells
+    that have it, and the parts are added. Both give the same sums.
+
+    Parameters
+    ----------
+    n_features
+        Number of features by modality.
+    n_hidden, n_latent, n_layers
+        Units per hidden layer, latent dimensions, hidden layers behind the first.
+    activation, dropout, layer_norm
+        See :func:`normed`.
+    average
+        Divide the sum by the number of source modalities of a cell.
+    """
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        n_hidden: int,
+        n_latent: int,
+        n_layers: int,
+        activation: str,
+        dropout: float,
+        layer_norm: bool,
+        average: bool,
+    ):
+        super().__init__()
+        self.n_hidden, self.average = n_hidden, average
+        self.first = nn.ModuleDict({m: FirstLayer(n, n_hidden) for m, n in n_features.items()})
+        self.after_first = normed(n_hidden, activation, dropout, layer_norm)
+        self.hidden = hidden_layers(n_layers, n_hidden, activation, dropout, layer_norm)
+        self.mean = nn.Linear(n_hidden, n_latent)
+        self.log_var = nn.Linear(n_hidden, n_latent)
+
+    def forward(
+        self, inputs: Mapping[str, torch.Tensor], presence: torch.Tensor, source: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode a minibatch.
+
+        Parameters
+        ----------
+        inputs
+            By modality, transformed and masked values of the cells that have it,
+            ``(n_m, n_features)``.
+        presence, source
+            Which modalities a cell has, and which it is encoded from; ``(B, M)``.
+
+        Returns
+        -------
+        Mean and log-variance of shape ``(B, n_latent)``.
+        """
+        summed = torch.zeros(len(presence), self.n_hidden, device=presence.device)
+        for column, (modality, layer) in enumerate(self.first.items()):
+            cells = presence[:, column].nonzero().squeeze(1)
+            if len(cells):
+                part = layer(inputs[modality])
+                part = part * source[cells, column].unsqueeze(1)
+                summed = summed.index_add(0, cells, part.to(summed.dtype))
+        if self.average:
+            summed = summed / source.sum(dim=1, keepdim=True).clamp(min=1)
+        hidden = self.hidden(self.after_first(summed))
+        return self.mean(hidden), self.log_var(hidden).clamp(-10.0, 8.0)
+
+
+class MosaicDecoder(nn.Module):
+    """From the latent space to the raw parameters of every modality's likelihood (step 5).
+
+    Parameters
+    ----------
+    n_outputs
+        Number of outputs by modality (features times heads of the likelihood).
+    n_latent, n_hidden, n_layers
+        Latent dimensions, units per hidden layer, number of hidden layers.
+    activation, dropout, layer_norm
+        See :func:`normed`.
+    """
+
+    def __init__(
+        self,
+        n_outputs: Mapping[str, int],
+        n_latent: int,
+        n_hidden: int,
+        n_layers: int,
+        activation: str,
+        dropout: float,
+        layer_norm: bool,
+    ):
+        super().__init__()
+        self.first = nn.Linear(n_latent, n_hidden)
+        self.after_first = normed(n_hidden, activation, dropout, layer_norm)
+        self.hidden = hidden_layers(n_layers - 1, n_hidden, activation, dropout, layer_norm)
+        self.last = nn.ModuleDict({m: nn.Linear(n_hidden, n) for m, n in n_outputs.items()})
+
+    def forward(self, z: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        """Shared hidden layer of shape ``(B, n_hidden)``.
+
+        Parameters
+        ----------
+        z
+            Latent vectors, shape ``(B, n_latent)``.
+        condition
+            Vector of the covariates added to the first layer, shape ``(B, n_hidden)``, or None.
+        """
+        first = self.first(z)
+        return self.hidden(self.after_first(first if condition is None else first + condition))
+
+    def raw(self, hidden: torch.Tensor, modality: str) -> torch.Tensor:
+        """Raw output for one modality; only the cells that need it are passed in."""
+        return self.last[modality](hidden)

@@ -1,0 +1,5 @@
+"""Training plans."""
+
+from ._plan import MaskedTrainingPlan
+
+__all__ = ["MaskedTrainingPlan"]

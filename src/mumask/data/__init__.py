@@ -9,7 +9,7 @@ from ._fields import (
     ModalityField,
 )
 from ._manager import MosaicManager
-from ._rows import column_map, presence, row_map
+from ._rows import column_map, keep_order, presence, row_map
 from ._validate import check_modality_names
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_modality_names",
     "column_map",
     "is_binary",
+    "keep_order",
     "keys",
     "matrix_of",
     "presence",

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-# Below this share of non-zeros a minibatch stays sparse until the first layer of the encoder.
-SPARSE_BELOW = 0.05
+# Below this share of non-zeros a minibatch is handed over sparse: transformations and likelihoods
+# then touch the non-zero values alone.
+SPARSE_BELOW = 0.3
 
 
 def matrix_of(adata: AnnData, layer: str | None):
@@ -32,11 +33,11 @@ def row_reader(matrix):
     """Prepare a matrix for fast access by rows.
 
     CSR and dense matrices are used as they are, without a copy. A CSC matrix is turned into CSR
-    once, since its rows cannot be reached one by one.
+    once, since its rows cannot be reached one by one; this goes for one in a file, too.
     """
-    if sparse.issparse(matrix) and matrix.format != "csr":
-        return matrix.tocsr()
-    return matrix
+    if getattr(matrix, "format", "csr") == "csr":
+        return matrix
+    return (matrix.to_memory() if is_backed(matrix) else matrix).tocsr()
 
 
 def read_rows(matrix, rows: np.ndarray, columns: np.ndarray | None = None):
@@ -64,6 +65,9 @@ def read_rows(matrix, rows: np.ndarray, columns: np.ndarray | None = None):
         block = sparse.csr_matrix(block)
     if columns is not None:
         block = _take_columns(block, columns)
+    if sparse.issparse(block):  # a zero that is stored is a zero all the same
+        block.sum_duplicates()
+        block.eliminate_zeros()
     return block.astype(np.float32, copy=False)
 
 

@@ -51,7 +51,9 @@ class ModalityRows:
         if self.values is None:
             return torch.zeros(0, self.n_features, dtype=torch.bool)
         block = read_rows(self.mask, rows, self.columns)
-        return torch.from_numpy(np.asarray(block.todense() if hasattr(block, "todense") else block) > 0)
+        return torch.from_numpy(
+            np.asarray(block.todense() if hasattr(block, "todense") else block) > 0
+        )
 
 
 class MosaicDataset(Dataset):
@@ -86,7 +88,9 @@ class MosaicDataset(Dataset):
 
     def __getitem__(self, indices) -> dict[str, torch.Tensor]:
         """One minibatch; a single index gives a minibatch of one cell."""
-        index = np.atleast_1d(np.arange(len(self))[indices] if isinstance(indices, slice) else indices)
+        index = np.atleast_1d(
+            np.arange(len(self))[indices] if isinstance(indices, slice) else indices
+        )
         batch = {key: torch.from_numpy(values[index]) for key, values in self.per_cell.items()}
         for name, modality in self.rows.items():
             rows = modality.row_of_cell[index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +12,12 @@ import rich.table
 from scvi.data.fields import BaseAnnDataField
 
 from ._keys import values_key
-from ._validate import check_obs_key
+from ._validate import check_is_list, check_obs_key
 
 if TYPE_CHECKING:
     from mudata import MuData
+
+logger = logging.getLogger("mumask")
 
 # The keys scvi-tools looks for in a state registry.
 MAPPING, ORIGINAL, UNLABELED = "categorical_mapping", "original_key", "unlabeled_category"
@@ -82,6 +86,13 @@ class CategoricalField(MosaicField):
             categories = [name for name in categories if name != self.unlabeled_category]
             self._check_classes(categories)
             categories.append(self.unlabeled_category)
+        elif self.attr_key is not None and len(categories) == 1:
+            warnings.warn(
+                f"`{self.argument}`: {self.attr_key!r} is {categories[0]!r} in every cell, so there "
+                "is no effect to remove. Leave it out, or name the column that differs.",
+                UserWarning,
+                stacklevel=2,
+            )
         return self._state(categories)
 
     def _check_classes(self, classes: list[str]) -> None:
@@ -133,6 +144,7 @@ class CategoricalCovariatesField(MosaicField):
 
     def __init__(self, registry_key: str, obs_keys: list[str]):
         super().__init__()
+        check_is_list(obs_keys, "categorical_covariate_keys")
         self.registry_key = registry_key
         self.attr_key = f"_mumask_{registry_key}"
         self.fields = {key: CategoricalField(registry_key, key) for key in obs_keys}
@@ -166,6 +178,7 @@ class ContinuousCovariatesField(MosaicField):
 
     def __init__(self, registry_key: str, obs_keys: list[str]):
         super().__init__()
+        check_is_list(obs_keys, "continuous_covariate_keys")
         self.registry_key = registry_key
         self.attr_key = f"_mumask_{registry_key}"
         self.keys = list(obs_keys)
@@ -276,20 +289,28 @@ class ModalityField(MosaicField):
         }
 
     def transfer_field(self, state_registry: dict, mdata: MuData, query: bool = False, **_) -> dict:
-        """Features are matched by name; only a query may lack some, or the whole modality."""
+        """Features are matched by name; data may lack the modality, a query also features."""
         state = {key: state_registry[key] for key in ("modality", "column_names", "likelihood")}
-        if self.modality not in mdata.mod:
-            return state
-        self._check_layers(mdata)
-        names = pd.Index(state["column_names"])
-        missing = ~names.isin(mdata.mod[self.modality].var_names)
-        if missing.any() and not query:
-            raise ValueError(
-                f"Modality {self.modality!r} lacks {missing.sum()} of the {len(names)} features the "
-                f"model was trained with, such as {names[missing][0]!r}. Map data with another "
-                "panel with load_query_data()."
-            )
+        if self.modality in mdata.mod:
+            self._check_layers(mdata)
+            if query:
+                self._report_shared(mdata, pd.Index(state["column_names"]))
         return state
+
+    def _report_shared(self, mdata: MuData, names: pd.Index) -> None:
+        shared = names.isin(mdata.mod[self.modality].var_names)
+        text = (
+            f"Modality {self.modality!r}: the query measured {shared.sum()} of the {len(names)} "
+            f"features of the reference ({shared.mean():.0%})."
+        )
+        if not shared.any():
+            raise ValueError(
+                f"{text} Are the names of another kind (gene ids, symbols, suffixes)? The reference "
+                f"has {names[0]!r}, the query {mdata.mod[self.modality].var_names[0]!r}."
+            )
+        if shared.mean() < 0.5:
+            warnings.warn(text + " Expect less accurate results.", UserWarning, stacklevel=2)
+        logger.info(text)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of features."""

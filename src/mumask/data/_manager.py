@@ -10,17 +10,18 @@ from scvi.data._manager import AnnDataManagerValidationCheck
 from torch.utils.data import Subset
 
 from . import _keys
-from ._blocks import matrix_of, row_reader
+from ._blocks import is_backed, matrix_of, row_reader
 from ._dataset import ModalityRows, MosaicDataset
 from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
 from ._panels import find_panel, given_panel, log_panel
-from ._rows import column_map, row_map
+from ._rows import column_map, keep_order, row_map
 from ._scan import scan
-from ._validate import check_names, check_values
+from ._validate import check_is_mosaic, check_names, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anndata import AnnData
     from mudata import MuData
 
 
@@ -37,7 +38,7 @@ class MosaicManager(AnnDataManager):
             validation_checks=validation_checks
             or AnnDataManagerValidationCheck(check_if_view=False, check_fully_paired_mudata=False),
         )
-        self._readers: dict[str, ModalityRows] = {}
+        self._readers: dict[tuple[str, str | None], tuple[object, object]] = {}
 
     @property
     def modalities(self) -> list[str]:
@@ -46,7 +47,14 @@ class MosaicManager(AnnDataManager):
 
     def _validate_anndata_object(self, mdata: MuData) -> None:
         super()._validate_anndata_object(mdata)
-        check_names(mdata, [name for name in self.modalities if name in mdata.mod])
+        check_is_mosaic(mdata)
+        names = [name for name in self.modalities if name in mdata.mod]
+        if not names:
+            raise ValueError(
+                f"The MuData has none of the model's modalities {self.modalities}; it has "
+                f"{list(mdata.mod)}. Rename its modalities, or add one of them."
+            )
+        check_names(mdata, names)
 
     def _state(self, registry_key: str) -> dict:
         return self._registry["field_registries"][registry_key]["state_registry"]
@@ -57,21 +65,26 @@ class MosaicManager(AnnDataManager):
             source = None
             if source_registry is not None:
                 source = source_registry["field_registries"][field.registry_key]["state_registry"]
-            self._state(field.registry_key).update(self._measure(field, adata, source))
+            query = kwargs.get("query", False)
+            self._state(field.registry_key).update(self._measure(field, adata, source, query))
 
-    def _measure(self, field: ModalityField, mdata: MuData, source: dict | None) -> dict:
+    def _measure(
+        self, field: ModalityField, mdata: MuData, source: dict | None, query: bool
+    ) -> dict:
         """Check the values of a modality; find its panel and its average profile.
 
-        The profile (share of each feature in a cell's total) and the typical total belong to the
-        reference: data that come later are put on the reference's scale.
+        The profile (share of each feature in a cell's total), the typical total and the detection
+        rates belong to the reference: later data are put on the reference's scale.
         """
         state = self._state(field.registry_key)
         names, batches = state["column_names"], list(self._state(_keys.BATCH)[MAPPING])
         panel = np.ones((len(batches), len(names)), dtype=bool)
+        kept = {}
         if source is not None:
+            kept = {key: source[key] for key in ("profile", "total", "detection")}
             panel[: len(source["panel"])] = source["panel"]
         if field.modality not in mdata.mod:
-            return {"panel": panel, "profile": source["profile"], "total": source["total"]}
+            return {"panel": panel, **kept}
 
         adata = mdata.mod[field.modality]
         rows = row_map(mdata, field.modality)
@@ -79,28 +92,36 @@ class MosaicManager(AnnDataManager):
         codes[rows[rows >= 0]] = self._batch_codes(mdata)[rows >= 0]
         found = scan(matrix_of(adata, field.layer), codes, len(batches))
         check_values(found, adata.obs_names, field)
+        n_cells = np.bincount(codes, minlength=len(batches))
+
+        if source is None:
+            if field.panels is not None:
+                panel = given_panel(field.panels, field.modality, batches, names)
+            else:
+                panel = find_panel(found.nonzero, n_cells)
+            log_panel(panel, field.modality, batches)
+            # Averages over the cells that measured a feature, so that a panel does not dilute them.
+            measured_in = np.maximum((panel * n_cells[:, None]).sum(axis=0), 1)
+            mean = found.feature_totals / measured_in
+            total = float(max(mean.sum(), 1e-12))
+            detection = found.nonzero.sum(axis=0) / measured_in
+            return {"panel": panel, "profile": mean / total, "total": total, "detection": detection}
 
         columns = column_map(adata.var_names, names)
-        at = slice(None) if columns is None else columns
-        there = np.ones(len(names), dtype=bool) if columns is None else columns >= 0
-        n_cells = np.bincount(codes, minlength=len(batches))
-        if field.panels is not None and source is None:
-            panel = given_panel(field.panels, field.modality, batches, names)
-        else:
-            seen = find_panel(found.nonzero[:, at], n_cells)
-            fresh = np.arange(len(batches)) >= (0 if source is None else len(source["panel"]))
-            panel[fresh] &= seen[fresh]
-        panel[n_cells > 0] &= there
-        if source is None or len(source["panel"]) < len(batches):
+        columns = np.arange(len(names)) if columns is None else columns
+        lacking = (panel[n_cells > 0] & (columns < 0)).any(axis=0)
+        if lacking.any() and not query:
+            raise ValueError(
+                f"Modality {field.modality!r} lacks {lacking.sum()} of the {len(names)} features "
+                f"the model was trained with, such as {names[lacking][0]!r}. Map data with another "
+                "panel with load_query_data()."
+            )
+        new = np.arange(len(batches)) >= len(source["panel"])
+        panel[new] &= find_panel(found.nonzero[:, columns], n_cells, source["detection"])[new]
+        panel[n_cells > 0] &= columns >= 0
+        if new.any():
             log_panel(panel, field.modality, batches)
-        if source is not None:
-            return {"panel": panel, "profile": source["profile"], "total": source["total"]}
-
-        # Average over the cells that measured the feature, so that a panel does not dilute it.
-        measured_in = (panel * n_cells[:, None]).sum(axis=0)
-        mean = found.feature_totals / np.maximum(measured_in, 1)
-        profile = mean / max(mean.sum(), 1e-12)
-        return {"panel": panel, "profile": profile, "total": float(max(mean.sum(), 1e-12))}
+        return {"panel": panel, **kept}
 
     def _batch_codes(self, mdata: MuData) -> np.ndarray:
         (field,) = (f for f in self.fields if f.registry_key == _keys.BATCH)
@@ -117,29 +138,38 @@ class MosaicManager(AnnDataManager):
         return read(self.adata, self._state(registry_key))
 
     def rows(self, modality: str) -> ModalityRows:
-        """Access to the rows of a modality; made once, since a CSC matrix is converted for it."""
-        if modality not in self._readers:
-            (field,) = (f for f in self.fields if getattr(f, "modality", None) == modality)
-            n_features = len(self._state(field.registry_key)["column_names"])
-            if modality not in self.adata.mod:
-                reader = ModalityRows(row_map(self.adata, modality), None, None, None, n_features)
-            else:
-                adata = self.adata.mod[modality]
-                mask = field.mask_layer
-                reader = ModalityRows(
-                    row_map(self.adata, modality),
-                    row_reader(matrix_of(adata, field.layer)),
-                    None if mask is None else row_reader(adata.layers[mask]),
-                    column_map(adata.var_names, self._state(field.registry_key)["column_names"]),
-                    n_features,
-                )
-            self._readers[modality] = reader
-        return self._readers[modality]
+        """Access to the rows of a modality as the MuData is now, not as it was when registered."""
+        (field,) = (f for f in self.fields if getattr(f, "modality", None) == modality)
+        names = self._state(field.registry_key)["column_names"]
+        rows = row_map(self.adata, modality)
+        if modality not in self.adata.mod:
+            return ModalityRows(rows, None, None, None, len(names))
+        adata, mask = self.adata.mod[modality], field.mask_layer
+        return ModalityRows(
+            rows,
+            self._reader(adata, modality, field.layer),
+            None if mask is None else self._reader(adata, modality, mask),
+            column_map(adata.var_names, names),
+            len(names),
+        )
+
+    def _reader(self, adata: AnnData, modality: str, layer: str | None):
+        """A matrix that can be read by rows; what had to be converted for it is kept."""
+        matrix = matrix_of(adata, layer)
+        source, reader = self._readers.get((modality, layer), (None, None))
+        same = source is matrix or (source is not None and is_backed(matrix))
+        if not same:
+            reader = row_reader(matrix)
+            # Only a converted matrix is worth keeping, and only with the one it was made from.
+            self._readers.pop((modality, layer), None)
+            if reader is not matrix:
+                self._readers[modality, layer] = (matrix, reader)
+        return reader
 
     def register_fields(self, adata: MuData, source_registry=None, **transfer_kwargs):
-        """Register a MuData; row maps of an earlier one are forgotten."""
-        self._readers = {}
-        super().register_fields(adata, source_registry, **transfer_kwargs)
+        """Register a MuData."""
+        with keep_order():  # a view becomes a MuData of its own when its `uns` is written to
+            super().register_fields(adata, source_registry, **transfer_kwargs)
 
     def create_torch_dataset(
         self,
@@ -154,4 +184,7 @@ class MosaicManager(AnnDataManager):
         """
         keys = None if data_and_attributes is None else list(data_and_attributes)
         dataset = MosaicDataset(self, keys)
-        return dataset if indices is None else Subset(dataset, indices)
+        if indices is None:
+            return dataset
+        indices = np.asarray(indices)
+        return Subset(dataset, np.flatnonzero(indices) if indices.dtype == bool else indices)

@@ -18,7 +18,9 @@ logger = logging.getLogger("mumask")
 EXPECTED_CELLS = 5.0
 
 
-def find_panel(nonzero: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
+def find_panel(
+    nonzero: np.ndarray, n_cells: np.ndarray, detection: np.ndarray | None = None
+) -> np.ndarray:
     """Panel `F_m` from the data: a feature that is zero all over one batch but not in another.
 
     Parameters
@@ -27,6 +29,9 @@ def find_panel(nonzero: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
         Cells of every batch in which the feature is not zero, shape ``(n_batch, n_features)``.
     n_cells
         Cells of every batch that have the modality, shape ``(n_batch,)``.
+    detection
+        Share of a reference's cells in which each feature is not zero, shape ``(n_features,)``;
+        by default that of the other batches.
 
     Returns
     -------
@@ -34,7 +39,9 @@ def find_panel(nonzero: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
     Batches without the modality, and features that are zero everywhere, are left True.
     """
     others = n_cells.sum() - n_cells
-    rate = (nonzero.sum(axis=0) - nonzero) / np.maximum(others, 1)[:, None]
+    rate = detection
+    if detection is None:
+        rate = (nonzero.sum(axis=0) - nonzero) / np.maximum(others, 1)[:, None]
     expected = rate * n_cells[:, None]
     return (nonzero > 0) | (expected < EXPECTED_CELLS)
 
@@ -74,5 +81,8 @@ def log_panel(panel: np.ndarray, modality: str, batches: Sequence[str]) -> None:
             logger.info(
                 "Panel of %r: batch %r measured %d of %d features; the others are masked there "
                 "(set `panels` to choose otherwise).",
-                modality, batch, measured.sum(), len(measured),
+                modality,
+                batch,
+                measured.sum(),
+                len(measured),
             )

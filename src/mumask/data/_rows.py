@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import mudata
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mudata import MuData
+
+
+def keep_order():
+    """Within this context a copy of a MuData view has the cells in the order of the view.
+
+    Left to its default, mudata 0.3 lists them modality by modality: results for the copy would not
+    fit the view they were asked for.
+    """
+    return mudata.set_options(pull_on_update=False)
 
 
 def row_map(mdata: MuData, modality: str) -> np.ndarray:

@@ -19,13 +19,30 @@ if TYPE_CHECKING:
     from ._scan import Scan
 
 
-def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> list[str]:
-    """The modalities to use, each there, usable as a key and not empty."""
+def check_is_mosaic(mdata: MuData) -> None:
+    """A MuData whose modalities share cells."""
     if not isinstance(mdata, MuData):
         raise TypeError(
             f"Expected a MuData, got {type(mdata).__name__}. Wrap an AnnData: "
             "mudata.MuData({'rna': adata})."
         )
+    if mdata.axis != 0:
+        raise ValueError(
+            f"The modalities of this MuData share features, not cells (axis={mdata.axis}). Build it "
+            "with cells in common: mudata.MuData({...}, axis=0)."
+        )
+
+
+def check_is_list(names: Sequence[str] | None, argument: str) -> None:
+    """Not one name, which Python would take for a list of letters."""
+    if isinstance(names, str):
+        raise TypeError(f"`{argument}` is a list of names: {argument}=[{names!r}].")
+
+
+def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> list[str]:
+    """The modalities to use, each there, usable as a key and not empty."""
+    check_is_mosaic(mdata)
+    check_is_list(modalities, "modalities")
     names = list(mdata.mod) if modalities is None else list(modalities)
     if not names:
         raise ValueError("No modality to use: `modalities` is empty or the MuData holds none.")
@@ -56,11 +73,19 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
         adata = mdata.mod[name]
         where = f"modality {name!r}"
         _check_unique(
-            adata.obs_names, "cell", where, f"mdata[{name!r}].obs_names_make_unique(); mdata.update()"
+            adata.obs_names,
+            "cell",
+            where,
+            f"mdata[{name!r}].obs_names_make_unique(); mdata.update()",
         )
-        _check_unique(
-            adata.var_names, "feature", where, f"mdata[{name!r}].var_names_make_unique()"
-        )
+        _check_unique(adata.var_names, "feature", where, f"mdata[{name!r}].var_names_make_unique()")
+        strange = np.flatnonzero(~adata.obs_names.isin(mdata.obs_names))
+        if len(strange):
+            raise ValueError(
+                f"{len(strange)} cells of modality {name!r} are not in mdata.obs_names: "
+                f"{name_some(adata.obs_names, strange)}. The modality was changed after the MuData "
+                "was made: call mdata.update()."
+            )
     absent = np.flatnonzero(~presence(mdata, modalities).any(axis=1))
     if len(absent):
         raise ValueError(
@@ -115,8 +140,9 @@ def check_values(found: Scan, names: pd.Index, field: ModalityField) -> None:
 
     def stop(rows: np.ndarray, what: str, way_out: str) -> None:
         if len(rows):
-            raise ValueError(f"{where}: {what} in {len(rows)} cells "
-                             f"({name_some(names, rows)}). {way_out}")
+            raise ValueError(
+                f"{where}: {what} in {len(rows)} cells ({name_some(names, rows)}). {way_out}"
+            )
 
     stop(
         found.nonfinite,

@@ -11,7 +11,7 @@ import torch
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
-from mumask.data import keys
+from mumask.data import keep_order, keys
 
 # Without gradients a larger minibatch is faster; bounded by the widest modality in memory.
 INFERENCE_BATCH = 512
@@ -51,7 +51,10 @@ class AccessMixin(BaseModelClass):
         if mdata is None and self.adata is None:
             raise ValueError("The model was loaded without data: pass `mdata`.")
         self._check_if_trained(warn=True)
-        mdata = self._validate_anndata(mdata, copy_if_view=False)
+        if mdata is not None and mdata.is_view:  # scvi-tools would turn the user's view into a copy
+            with keep_order():
+                mdata = mdata.copy()
+        mdata = self._validate_anndata(mdata)
         if indices is None:
             return mdata, np.arange(mdata.n_obs)
         indices = np.asarray(indices)
@@ -83,7 +86,9 @@ class AccessMixin(BaseModelClass):
 
     def _source_columns(self, source: str | Sequence[str] | None) -> torch.Tensor:
         """Which columns of the presence matrix to encode from."""
-        wanted = self.modalities if source is None else [source] if isinstance(source, str) else source
+        wanted = (
+            self.modalities if source is None else [source] if isinstance(source, str) else source
+        )
         for modality in wanted:
             self._check_modality(modality)
         return torch.tensor([m in wanted for m in self.modalities])

@@ -175,7 +175,9 @@ class DecodeMixin(LatentMixin):
         if here.any():
             total[here] = module.measured_total(tensors, name)
             if measured is not None:
-                mask = torch.ones(len(here), measured.shape[1], dtype=torch.bool, device=here.device)
+                mask = torch.ones(
+                    len(here), measured.shape[1], dtype=torch.bool, device=here.device
+                )
                 mask[here] = measured
         mean = sum(module.expected(h, name, total, mask) for h in hidden) / len(hidden)
         if here.any():

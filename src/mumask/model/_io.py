@@ -61,7 +61,7 @@ def from_plain(value: Any) -> Any:
         if "__names__" in value:
             return np.array(value["__names__"], dtype=object)
         if "__array__" in value:
-            return value["__array__"].numpy()
+            return value["__array__"].cpu().numpy()
         if "__table__" in value:
             index = pd.Index(from_plain(value["index"]), name=value["name"])
             return pd.DataFrame(from_plain(value["__table__"]), index=index)
@@ -103,8 +103,17 @@ def read_model_file(path: Path, device: str | torch.device = "cpu") -> dict:
     return content
 
 
+def init_arguments(attributes: dict) -> dict:
+    """Arguments that a saved model was made with."""
+    saved = attributes.pop("init_params_")
+    return {**saved["non_kwargs"], **saved["kwargs"].get("module_kwargs", {})}
+
+
 class SaveLoadMixin(BaseModelClass):
     """``save`` and ``load``."""
+
+    # What a query model froze; None for a model that was trained from scratch.
+    mapped_ = None
 
     def save(
         self,
@@ -157,6 +166,17 @@ class SaveLoadMixin(BaseModelClass):
             shutil.rmtree(scratch, ignore_errors=True)
 
     @classmethod
+    def _read(cls, folder: Path, prefix: str | None = None, device="cpu") -> dict:
+        """Content of a model file of this class."""
+        content = read_model_file(folder / f"{prefix or ''}{MODEL_FILE}", device)
+        if content["class"] != cls.__name__:
+            raise ValueError(
+                f"{folder} holds a {content['class']}; load it with "
+                f"mumask.{content['class']}.load, not with {cls.__name__}."
+            )
+        return content
+
+    @classmethod
     def load(
         cls,
         dir_path: str,
@@ -191,18 +211,12 @@ class SaveLoadMixin(BaseModelClass):
             validate_single_device=True,
         )
         folder = Path(dir_path)
-        content = read_model_file(folder / f"{prefix or ''}{MODEL_FILE}", device)
-        if content["class"] != cls.__name__:
-            raise ValueError(
-                f"{folder} holds a {content['class']}; load it with "
-                f"mumask.{content['class']}.load, not with {cls.__name__}."
-            )
+        content = cls._read(folder, prefix, device)
         saved_data = folder / f"{prefix or ''}{DATA_FILE}"
         if adata is None and saved_data.is_file():
             adata = mudata.read_h5mu(saved_data)
         registry, attributes = content["registry"], content["attributes"]
-        init_params = attributes.pop("init_params_")
-        arguments = {**init_params["non_kwargs"], **init_params["kwargs"].get("kwargs", {})}
+        arguments = init_arguments(attributes)
         if isinstance(adata, MuData):
             cls.setup_mudata(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **arguments)
@@ -211,6 +225,8 @@ class SaveLoadMixin(BaseModelClass):
         for name, value in attributes.items():
             setattr(model, name, value)
         model.module.load_state_dict(content["weights"])
+        if model.mapped_ is not None:
+            model._freeze(model.mapped_["known"], model.mapped_["unfrozen"])
         model.to_device(device)
         model.module.eval()
         return model

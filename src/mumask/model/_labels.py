@@ -58,7 +58,7 @@ class LabelsMixin(LatentMixin):
                 "or learn clusters with n_clusters=... and prior='clusters'."
             )
         mdata, cells = self._cells(mdata, indices)
-        parts, missing = [], 0
+        parts, missing = [np.empty((0, self.module.n_classes), dtype=np.float32)], 0
         for _, out, has_source in self._encode(mdata, cells, batch_size, source):
             probability = torch.softmax(out["logits"], dim=1)
             parts.append(probability.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())

@@ -106,9 +106,9 @@ class LatentMixin(AccessMixin):
         total, count = dict.fromkeys(self.modalities, 0.0), dict.fromkeys(self.modalities, 0)
         for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
             target = tensors[keys.PRESENCE] & has_source[:, None]
-            hidden = self.module.generative(
-                tensors, out["mean"], self.module.covariates(tensors)
-            )["hidden"]
+            hidden = self.module.generative(tensors, out["mean"], self.module.covariates(tensors))[
+                "hidden"
+            ]
             losses = self.module.reconstruction(tensors, hidden, target)
             for column, name in enumerate(self.modalities):
                 total[name] += float(losses[name].sum())

@@ -10,11 +10,11 @@ from mudata import MuData
 
 from mumask.data import keys
 from mumask.module import MaskedVAEModule, ModalitySpec
+from mumask.nn import ACTIVATIONS, SCHEDULES
 
 from ._decode import DecodeMixin
-from ._io import SaveLoadMixin
 from ._labels import LabelsMixin
-from ._setup import SetupMixin
+from ._query import QueryMixin
 from ._training import MaskedTrainingMixin
 
 # The configuration of the paper. Sizes and loss weights: Methods of inClust+ and of inClust.
@@ -27,6 +27,7 @@ PRESETS = {
         "layer_norm": False,
         "average_sources": False,
         "arithmetic": "subtract",
+        "condition_encoder": False,
         "condition_decoder": False,
         "prior": "clusters",
         "schedule": "pairs",
@@ -36,11 +37,15 @@ PRESETS = {
 }
 DEFAULTS = {"weights": {"reconstruction": 1.0, "kl": 1.0, "prior": 1.0, "labels": 50.0}}
 N_CLUSTERS = 20
+CHOICES = {
+    "arithmetic": ("subtract", "add", "none"),
+    "prior": ("standard", "clusters"),
+    "activation": tuple(ACTIVATIONS),
+    "schedule": tuple(SCHEDULES),
+}
 
 
-class MaskedVAE(
-    SetupMixin, SaveLoadMixin, MaskedTrainingMixin, DecodeMixin, LabelsMixin
-):
+class MaskedVAE(QueryMixin, MaskedTrainingMixin, DecodeMixin, LabelsMixin):
     """Masked variational autoencoder for mosaics of modalities (inClust+).
 
     One encoder and one decoder serve every subset of modalities: an input mask hides what a cell
@@ -61,8 +66,9 @@ class MaskedVAE(
         Dropout rate.
     arithmetic
         Latent vector arithmetic for covariates: ``"subtract"``, ``"add"`` or ``"none"``.
-    condition_decoder
-        Let the decoder know the covariates, so that the latent space need not.
+    condition_encoder, condition_decoder
+        Let the encoder know the covariates, so that it can discount them, and the decoder, so that
+        the latent space need not carry them.
     prior
         ``"standard"``, or ``"clusters"``: one mean per class or cluster.
     n_clusters
@@ -101,6 +107,7 @@ class MaskedVAE(
         n_layers: int | None = None,
         dropout: float | None = None,
         arithmetic: Literal["subtract", "add", "none"] | None = None,
+        condition_encoder: bool | None = None,
         condition_decoder: bool | None = None,
         prior: Literal["standard", "clusters"] | None = None,
         n_clusters: int | None = None,
@@ -119,12 +126,17 @@ class MaskedVAE(
             "n_layers": n_layers,
             "dropout": dropout,
             "arithmetic": arithmetic,
+            "condition_encoder": condition_encoder,
             "condition_decoder": condition_decoder,
             "prior": prior,
             **module_kwargs,
         }
         options = {**DEFAULTS, **PRESETS.get(preset, {})}
         options |= {name: value for name, value in given.items() if value is not None}
+        for name, choices in CHOICES.items():
+            value = options.get(name)
+            if isinstance(value, str) and value not in choices:
+                raise ValueError(f"`{name}`: {value!r} is unknown; choose from {list(choices)}.")
         self.module = self._module_cls(
             self._modality_specs(held_out or {}, modality_weights or {}),
             n_categories=self._n_categories(),
@@ -177,4 +189,9 @@ class MaskedVAE(
         n_labels = self.summary_stats.get(f"n_{keys.LABELS}", 0)
         if n_labels:
             return n_labels
-        return (N_CLUSTERS if prior == "clusters" else 0) if n_clusters is None else n_clusters
+        n = (N_CLUSTERS if prior == "clusters" else 0) if n_clusters is None else n_clusters
+        if n < 2 and (n or prior == "clusters"):
+            raise ValueError(
+                f"`n_clusters`={n}: choose at least 2, or 0 with prior='standard' for no clusters."
+            )
+        return n

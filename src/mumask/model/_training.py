@@ -55,6 +55,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever
             the trainer takes.
         """
+        self._check_trainable()
         for argument, masks in (("input_masks", input_masks), ("output_masks", output_masks)):
             strange = set(masks or {}) - set(self.modalities)
             if strange:

@@ -55,8 +55,9 @@ class MaskedVAEModule(BaseModuleClass):
     arithmetic
         Latent vector arithmetic of step 4 (clustering): ``"subtract"`` gives ``Z2 = mu - E``,
         ``"add"`` gives ``Z2 = mu + E``, ``"none"`` leaves ``Z2 = mu``.
-    condition_decoder
-        Give the covariates to the decoder, so that `z` need not carry them.
+    condition_encoder, condition_decoder
+        Give the covariates to the encoder, so that it can discount them, and to the decoder, so
+        that `z` need not carry them.
     prior
         ``"standard"`` or ``"clusters"`` (one mean per class of the classifier).
     schedule
@@ -82,6 +83,7 @@ class MaskedVAEModule(BaseModuleClass):
         layer_norm: bool = True,
         average_sources: bool = True,
         arithmetic: Literal["subtract", "add", "none"] = "none",
+        condition_encoder: bool = False,
         condition_decoder: bool = True,
         prior: Literal["standard", "clusters"] = "standard",
         schedule: str | Callable = "subsets",
@@ -125,9 +127,11 @@ class MaskedVAEModule(BaseModuleClass):
         self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
         n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
         self.decoder = MosaicDecoder(n_outputs, **shape)
-        self.latent_covariates = self.decoder_covariates = None
+        self.latent_covariates = self.encoder_covariates = self.decoder_covariates = None
         if self.sign:
             self.latent_covariates = Covariates(n_categories, n_continuous, n_latent)
+        if condition_encoder:
+            self.encoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         if condition_decoder:
             self.decoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
@@ -212,11 +216,14 @@ class MaskedVAEModule(BaseModuleClass):
                 self._users_mask(self.input_masks, x, name),
             )
             inputs[name] = self.transforms[name](x, mask)  # step 1
-        mean, log_var = self.encoder(inputs, presence, source)  # steps 2, 3
+        covariates, condition = self.covariates(tensors), None
+        if self.encoder_covariates is not None:
+            condition = self.encoder_covariates(**covariates)
+        mean, log_var = self.encoder(inputs, presence, source, condition)  # steps 2, 3
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if sample else mean  # step 4
         corrected = mean
         if self.latent_covariates is not None:  # clustering, steps 3 and 4
-            corrected = mean + self.sign * self.latent_covariates(**self.covariates(tensors))
+            corrected = mean + self.sign * self.latent_covariates(**covariates)
         logits = None if self.classifier is None else self.classifier(corrected)  # step 5
         return {
             "mean": mean,

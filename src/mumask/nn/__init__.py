@@ -1,6 +1,7 @@
 """Networks, masks, priors and likelihoods: tensors in, tensors out."""
 
-from ._layers import ACTIVATIONS, Covariates
+from ._covariates import Covariates, GrowingEmbedding
+from ._layers import ACTIVATIONS
 from ._likelihoods import LIKELIHOODS
 from ._masks import (
     SCHEDULES,
@@ -21,6 +22,7 @@ __all__ = [
     "SCHEDULES",
     "ClusterPrior",
     "Covariates",
+    "GrowingEmbedding",
     "InputTransform",
     "MosaicDecoder",
     "MosaicEncoder",

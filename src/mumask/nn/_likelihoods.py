@@ -11,11 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ._fused_nb import NegativeBinomialLoss
 from ._values import as_dense, nonzeros, row_sums
 
 
 def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return (elements if mask is None else elements * mask).sum(dim=1)
+
+
+def _hide(raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Take masked features out of a softmax; a row of which nothing is left keeps all."""
+    if mask is None:
+        return raw
+    return raw.masked_fill(~mask & mask.any(dim=1, keepdim=True), float("-inf"))
 
 
 class CountLikelihood(nn.Module):
@@ -36,8 +44,7 @@ class CountLikelihood(nn.Module):
         self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Log of the expected counts, shape ``(n, n_features)``, for totals of shape ``(n, 1)``."""
-        seen = raw if mask is None else raw.masked_fill(~mask, float("-inf"))
-        return raw - seen.logsumexp(dim=1, keepdim=True) + total.log()
+        return raw - _hide(raw, mask).logsumexp(dim=1, keepdim=True) + total.log()
 
     def mean(
         self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None = None
@@ -63,6 +70,7 @@ class Poisson(CountLikelihood):
         rows, columns, values = nonzeros(x)
         if mask is not None:
             values = values * mask[rows, columns]
+            log_mu = log_mu.masked_fill(~mask, 0.0)  # nothing that could overflow
         seen = values * log_mu[rows, columns] - torch.lgamma(values + 1)
         return _unmasked_sum(log_mu.exp(), mask).index_add(0, rows, -seen)
 
@@ -75,13 +83,14 @@ class NegativeBinomial(CountLikelihood):
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
     def nll(self, raw, x, mask=None):  # noqa: D102
-        log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
-        zero = self._nll_of_zero(log_mu)
+        total = row_sums(x, mask).clamp(min=1.0)
         rows, columns, values = nonzeros(x)
-        extra = self._beyond_zero(values, log_mu[rows, columns], self.log_theta[columns])
-        if mask is not None:
-            extra = extra * mask[rows, columns]
-        return _unmasked_sum(zero, mask).index_add(0, rows, extra)
+        if mask is None:
+            return NegativeBinomialLoss.apply(raw, total, self.log_theta, rows, columns, values)
+        seen = mask[rows, columns]
+        at = (rows[seen], columns[seen], values[seen])
+        cost = NegativeBinomialLoss.apply(_hide(raw, mask), total, self.log_theta, *at)
+        return cost * mask.any(dim=1)
 
     def _nll_of_zero(self, log_mu: torch.Tensor) -> torch.Tensor:
         """``theta log(1 + mu / theta)``: all that a zero count costs."""

@@ -50,7 +50,11 @@ class MosaicEncoder(nn.Module):
         self.log_var = nn.Linear(n_hidden, n_latent)
 
     def forward(
-        self, inputs: Mapping[str, torch.Tensor], presence: torch.Tensor, source: torch.Tensor
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        presence: torch.Tensor,
+        source: torch.Tensor,
+        condition: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode a minibatch.
 
@@ -61,6 +65,8 @@ class MosaicEncoder(nn.Module):
             ``(n_m, n_features)``.
         presence, source
             Which modalities a cell has, and which it is encoded from; ``(B, M)``.
+        condition
+            Vector of the covariates added to the first layer, shape ``(B, n_hidden)``, or None.
 
         Returns
         -------
@@ -75,6 +81,8 @@ class MosaicEncoder(nn.Module):
                 summed = summed.index_add(0, cells, part.to(summed.dtype))
         if self.average:
             summed = summed / source.sum(dim=1, keepdim=True).clamp(min=1)
+        if condition is not None:
+            summed = summed + condition
         hidden = self.hidden(self.after_first(summed))
         return self.mean(hidden), self.log_var(hidden).clamp(-10.0, 8.0)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from scvi.train import TrainingPlan
+
+from mumask.data import keys
 
 
 class MaskedTrainingPlan(TrainingPlan):
@@ -33,3 +36,27 @@ class MaskedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
+
+    def get_optimizer_creator(self):
+        """Adam in one pass over the weights (``fused``); anything else as in scvi-tools."""
+        if self.optimizer_name != "Adam":
+            return super().get_optimizer_creator()
+        return lambda params: torch.optim.Adam(
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+    # A minibatch holds tensors of several lengths: Lightning cannot guess the number of cells.
+
+    def training_step(self, batch, batch_idx):
+        """One step on one minibatch."""
+        self._n_cells = len(batch[keys.PRESENCE])
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        """Validation loss of one minibatch."""
+        self._n_cells = len(batch[keys.PRESENCE])
+        return super().validation_step(batch, batch_idx)
+
+    def log(self, *args, **kwargs):
+        """Log with the number of cells as weight."""
+        super().log(*args, **{"batch_size": self._n_cells, **kwargs})

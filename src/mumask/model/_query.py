@@ -1,0 +1,210 @@
+"""Mapping of query data onto a trained reference, in the manner of scArches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Self
+
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from mumask.data import keep_order
+from mumask.nn import GrowingEmbedding
+
+from ._io import SaveLoadMixin, from_plain, init_arguments, to_plain
+from ._setup import SetupMixin
+
+logger = logging.getLogger("mumask")
+
+
+class QueryMixin(SetupMixin, SaveLoadMixin):
+    """``load_query_data`` and what it freezes."""
+
+    @classmethod
+    def _reference(cls, reference: Self | str | Path) -> dict:
+        if isinstance(reference, cls):
+            attributes = {
+                name: value
+                for name, value in reference._get_user_attributes()
+                if name.endswith("_") and name != "registry_"
+            }
+            return {
+                "attributes": from_plain(to_plain(attributes)),
+                "registry": deepcopy(reference.registry_),
+                "weights": reference.module.state_dict(),
+            }
+        if isinstance(reference, str | Path):
+            return cls._read(Path(reference))
+        raise TypeError(
+            f"`reference_model` is a {type(reference).__name__}; pass a {cls.__name__} or the "
+            "directory that its save() wrote."
+        )
+
+    @classmethod
+    def prepare_query_mudata(
+        cls, mdata: MuData, reference_model: Self | str | Path, inplace: bool = False
+    ) -> MuData | None:
+        """Reduce a query to the modalities and features that the reference knows.
+
+        Not needed before :meth:`load_query_data`, which matches by name on its own and never
+        copies; useful to get a small object to store. Nothing is padded: what the query lacks
+        stays missing.
+
+        Parameters
+        ----------
+        mdata
+            Query.
+        reference_model
+            Trained model, or the directory it was saved to.
+        inplace
+            Change `mdata` itself.
+
+        Returns
+        -------
+        The reduced MuData, with features in the order of the reference; None if `inplace`.
+        """
+        registry = cls._reference(reference_model)["registry"]
+        parts: dict[str, AnnData] = {}
+        for name in registry["setup_args"]["modalities"]:
+            if name in mdata.mod:
+                state = registry["field_registries"][f"X_{name}"]["state_registry"]
+                known = [v for v in state["column_names"] if v in mdata.mod[name].var_names]
+                parts[name] = mdata.mod[name][:, known].copy()
+        if not parts:
+            raise ValueError(_nothing_shared(mdata, registry))
+        if inplace:
+            for name in list(mdata.mod):
+                if name in parts:
+                    mdata.mod[name] = parts[name]
+                else:
+                    del mdata.mod[name]
+            mdata.update_var()
+            return None
+        with keep_order():
+            reduced = MuData(parts)
+            reduced = reduced[mdata.obs_names.intersection(reduced.obs_names)].copy()
+        reduced.obs = mdata.obs.loc[reduced.obs_names].copy()
+        return reduced
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: MuData,
+        reference_model: Self | str | Path,
+        unfrozen: Sequence[str] = (),
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Self:
+        """Map a query onto a reference.
+
+        The query may lack modalities and features, have others, list cells and features in
+        another order, come from new batches and have no labels. What it lacks is masked. The
+        result can be asked at once for latent space, labels and generated modalities; ``train()``
+        then fits what is new (vectors of new batches and covariates) and leaves everything else
+        bit-identical, so that cells of the reference keep their numbers.
+
+        Parameters
+        ----------
+        adata
+            Query, with the obs keys that the reference was registered with (labels are optional).
+        reference_model
+            Trained model, or the directory it was saved to. Reference data are not needed.
+        unfrozen
+            Beginnings of names of weights to train as well, as in ``model.module
+            .named_parameters()``: ``["encoder.first"]``, or ``[""]`` for all. Known categories
+            stay frozen in any case.
+        accelerator, device
+            Where the model goes, as in scvi-tools.
+
+        Returns
+        -------
+        A model of the same class with the query as its data.
+
+        References
+        ----------
+        Lotfollahi et al., Mapping single-cell data to reference atlases by transfer learning,
+        Nature Biotechnology 40 (2022).
+        """
+        reference = cls._reference(reference_model)
+        registry, attributes = reference["registry"], reference["attributes"]
+        if not set(registry["setup_args"]["modalities"]) & set(adata.mod):
+            raise ValueError(_nothing_shared(adata, registry))
+        extra = [m for m in adata.mod if m not in registry["setup_args"]["modalities"]]
+        if extra:
+            logger.warning("Modalities %s are unknown to the reference and are left out.", extra)
+        cls.setup_mudata(adata, source_registry=registry, query=True, **registry["setup_args"])
+        model = cls(adata, **init_arguments(attributes))
+        known = _transfer_weights(model.module, reference["weights"])
+        model._freeze(known, list(unfrozen))
+        model.mapped_ = {"known": known, "unfrozen": list(unfrozen)}
+        model.is_trained_ = True
+        if "temperature_" in attributes:
+            model.temperature_ = attributes["temperature_"]
+        model.to_device(_device(accelerator, device))
+        model.module.eval()
+        return model
+
+    def _freeze(self, known: dict[str, int], unfrozen: Sequence[str]) -> None:
+        """Freeze the weights of the reference; `known` rows of growing embeddings for good."""
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad = any(name.startswith(start) for start in unfrozen)
+        for name, module in self.module.named_modules():
+            if isinstance(module, GrowingEmbedding):
+                module.freeze_first(known[name])
+
+    def _check_trainable(self) -> None:
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            raise ValueError(
+                "The query brings no new batch or covariate, so there is nothing to train. Use the "
+                "model as it is, or name weights in load_query_data(unfrozen=...)."
+            )
+
+
+def _nothing_shared(mdata: MuData, registry: dict) -> str:
+    return (
+        f"The query has the modalities {list(mdata.mod)}, the reference "
+        f"{registry['setup_args']['modalities']}: none is shared. Rename the query's modality."
+    )
+
+
+def _device(accelerator: str, device: int | str):
+    from scvi.model._utils import parse_device_args
+
+    return parse_device_args(
+        accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
+    )[2]
+
+
+def _transfer_weights(module: torch.nn.Module, weights: dict) -> dict[str, int]:
+    """Copy the reference's weights; tables of covariates may have grown.
+
+    New rows start at the mean of the known ones: an unknown batch is first decoded as an average
+    batch. Anything else that does not fit is an error.
+
+    Returns
+    -------
+    Number of known rows of every growing embedding.
+    """
+    known, state = {}, module.state_dict()
+    growing = {n for n, m in module.named_modules() if isinstance(m, GrowingEmbedding)}
+    # Panels are those of the query, made from its registry.
+    expected = {name for name in state if not name.startswith("panel_")}
+    if expected != {name for name in weights if not name.startswith("panel_")}:
+        raise ValueError("The weights of the reference do not fit its own description.")
+    for name in expected:
+        old, new = weights[name], state[name]
+        owner = name.removesuffix(".weight")
+        if owner in growing:
+            known[owner] = len(old)
+            mean = old.mean(dim=0, keepdim=True).expand(len(new) - len(old), -1)
+            state[name] = torch.cat([old, mean.to(old)])
+        elif old.shape == new.shape:
+            state[name] = old
+        else:
+            raise ValueError(f"The weights {name!r} of the reference have another shape.")
+    module.load_state_dict(state)
+    return known

@@ -105,11 +105,18 @@ def to_tensor(block) -> torch.Tensor:
         )
 
 
-def iterate_blocks(matrix, n_rows: int = 4096) -> Iterator[tuple[slice, object]]:
-    """Walk over a matrix in blocks of rows, so that a check never holds all of a backed file."""
-    # A CSC matrix in memory is walked as it is: only its values are looked at.
-    if sparse.issparse(matrix) and matrix.format != "csr":
-        matrix = matrix.tocsr()
+# Stored values that a check looks at in one go: a few dozen megabytes with its temporaries.
+VALUES_PER_BLOCK = 1_000_000
+
+
+def iterate_blocks(matrix) -> Iterator[tuple[slice, object]]:
+    """Walk over a matrix in blocks of rows, so that a check never holds a copy of all of it.
+
+    A CSC matrix is converted for it, since its rows cannot be reached one by one.
+    """
+    matrix = row_reader(matrix)
+    stored = matrix.nnz if sparse.issparse(matrix) else matrix.shape[0] * matrix.shape[1]
+    n_rows = max(1, int(VALUES_PER_BLOCK * matrix.shape[0] / max(stored, 1)))
     for start in range(0, matrix.shape[0], n_rows):
         part = slice(start, min(start + n_rows, matrix.shape[0]))
         block = matrix[part]
@@ -118,7 +125,7 @@ def iterate_blocks(matrix, n_rows: int = 4096) -> Iterator[tuple[slice, object]]
 
 def is_binary(matrix) -> bool:
     """Whether all values are 0 or 1; stops at the first block that has another one."""
-    for _, block in iterate_blocks(matrix, 512):
+    for _, block in iterate_blocks(matrix):
         values = block.data if sparse.issparse(block) else block
         if not np.isin(values, (0, 1)).all():
             return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import rich.pretty  # scvi-tools prints the setup with it and does not import it
 import rich.table
 from scvi.data.fields import BaseAnnDataField
 

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mumask")
 
-# A feature counts as not measured in a batch only if, at its rate in the other batches, at least
-# this many cells of the batch should have shown it: a rare feature is zero in a small batch by
-# chance (probability below e^-5 at this bound), and a chance zero is a measurement.
+# A rare feature is zero in a small batch by chance, and a chance zero is a measurement. A feature
+# counts as not measured if at least this many cells of the batch should have shown it (a chance
+# below e^-5), and with it all zero features of a batch that has far more of them than chance leaves.
 EXPECTED_CELLS = 5.0
+MORE_THAN_CHANCE = 2.0
 
 
 def find_panel(
@@ -43,7 +44,11 @@ def find_panel(
     if detection is None:
         rate = (nonzero.sum(axis=0) - nonzero) / np.maximum(others, 1)[:, None]
     expected = rate * n_cells[:, None]
-    return (nonzero > 0) | (expected < EXPECTED_CELLS)
+    zero, elsewhere = nonzero == 0, expected > 0
+    by_chance = np.where(elsewhere, np.exp(-expected), 0.0).sum(axis=1, keepdims=True)
+    n_zero = (zero & elsewhere).sum(axis=1, keepdims=True)
+    targeted = n_zero > MORE_THAN_CHANCE * by_chance + EXPECTED_CELLS
+    return ~(zero & elsewhere & (targeted | (expected >= EXPECTED_CELLS)))
 
 
 def given_panel(

@@ -6,6 +6,7 @@ modalities that list the same cells in another order.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import mudata
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def keep_order():
-    """Within this context a copy of a MuData view has the cells in the order of the view.
+    """Within this context mudata leaves cells and columns where they are.
 
-    Left to its default, mudata 0.3 lists them modality by modality: results for the copy would not
-    fit the view they were asked for.
+    Left to its default, mudata 0.3 lists the cells of a copied view modality by modality, copies
+    columns of the modalities to the top, and warns about it; 0.4 does none of that.
     """
-    return mudata.set_options(pull_on_update=False)
+    options = getattr(mudata, "set_options", None)
+    return nullcontext() if options is None else options(pull_on_update=False)
 
 
 def row_map(mdata: MuData, modality: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,10 @@ class AccessMixin(BaseModelClass):
             if (numbers < 0).any():
                 raise KeyError(f"`indices`: no cell named {indices[numbers < 0][0]!r}.")
             return mdata, numbers
+        if len(indices) and indices.dtype.kind not in "iu":
+            raise IndexError(
+                f"`indices` are {indices.dtype}, not whole numbers, booleans or names."
+            )
         if len(indices) and not (-mdata.n_obs <= indices.min() <= indices.max() < mdata.n_obs):
             raise IndexError(f"`indices` go beyond the {mdata.n_obs} cells.")
         return mdata, indices.astype(np.int64)
@@ -91,6 +95,8 @@ class AccessMixin(BaseModelClass):
         )
         for modality in wanted:
             self._check_modality(modality)
+        if not len(wanted):
+            raise ValueError(f"`source` is empty; choose from {self.modalities}, or None for all.")
         return torch.tensor([m in wanted for m in self.modalities])
 
     @staticmethod
@@ -106,7 +112,8 @@ class AccessMixin(BaseModelClass):
         """Codes of the batches to decode as; None: each cell's own."""
         if transform_batch is None:
             return [None]
-        wanted = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        one = isinstance(transform_batch, str) or not isinstance(transform_batch, Iterable)
+        wanted = [str(batch) for batch in ([transform_batch] if one else transform_batch)]
         for batch in wanted:
             if batch not in self.batches:
                 raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import keys
+from mumask.data import keep_order, keys
 
 from ._latent import LatentMixin
 
@@ -75,7 +75,8 @@ class DecodeMixin(LatentMixin):
         names = self.feature_names(modality)
         columns = np.arange(len(names))
         if features is not None:
-            columns = names.get_indexer(list(features))
+            features = [features] if isinstance(features, str) else list(features)
+            columns = names.get_indexer(features)
             if (columns < 0).any():
                 strange = np.asarray(features)[columns < 0]
                 raise KeyError(f"`features`: modality {modality!r} has no {strange[0]!r}.")
@@ -136,7 +137,7 @@ class DecodeMixin(LatentMixin):
             self._check_modality(modality)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
-        module, position = self.module, {m: i for i, m in enumerate(self.modalities)}
+        position = {m: i for i, m in enumerate(self.modalities)}
         values = {
             m: np.empty((len(cells), len(self.feature_names(m))), dtype=np.float32) for m in wanted
         }
@@ -158,7 +159,8 @@ class DecodeMixin(LatentMixin):
             if name in mdata.mod:
                 var = mdata.mod[name].var.reindex(var.index)
             completed[name] = AnnData(values[name], obs=obs, var=var)
-        result = MuData(completed)
+        with keep_order():
+            result = MuData(completed)
         for column in mdata.obs.columns:
             result.obs[column] = mdata.obs[column].iloc[cells].to_numpy()
             if isinstance(mdata.obs[column].dtype, pd.CategoricalDtype):

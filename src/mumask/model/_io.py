@@ -11,6 +11,7 @@ import pickle
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,12 +27,17 @@ from scvi.utils import attrdict
 FORMAT = "mumask model"
 FORMAT_VERSION = 1
 MODEL_FILE, DATA_FILE = "model.pt", "mdata.h5mu"
+WEIGHTS = "model_state_dict"  # where scvi-tools' SaveCheckpoint(load_best_on_end=True) looks
 
 
 def to_plain(value: Any) -> Any:
     """Turn registries and attributes into tensors and plain containers."""
+    if isinstance(value, pd.Index | pd.Series):
+        value = value.to_numpy()
     if isinstance(value, np.ndarray):
-        if value.dtype == object or value.dtype.kind in "US":
+        if value.dtype == object and not all(isinstance(item, str) for item in value):
+            value = value.astype(np.float64)  # what scvi-tools logs
+        if value.dtype.kind in "OUS":
             return {"__names__": [str(name) for name in value]}
         return {"__array__": torch.from_numpy(np.ascontiguousarray(value))}
     if isinstance(value, pd.DataFrame):
@@ -43,9 +49,9 @@ def to_plain(value: Any) -> Any:
         }
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, dict | attrdict):
+    if isinstance(value, Mapping | attrdict):
         return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return [to_plain(item) for item in value]
     if value is None or isinstance(value, str | int | float | bool | torch.Tensor):
         return value
@@ -90,11 +96,14 @@ def read_model_file(path: Path, device: str | torch.device = "cpu") -> dict:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by mumask.")
+    if not {"version", "class", "attributes", "registry", WEIGHTS} <= set(content):
+        raise ValueError(f"{path} is not a complete mumask model: parts of it are missing.")
     if content["version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {content['version']}; this mumask reads up to "
             f"{FORMAT_VERSION}. Upgrade mumask to open it."
         )
+    content["weights"] = content.pop(WEIGHTS)
     content["attributes"] = from_plain(content["attributes"])
     content["registry"] = from_plain(content["registry"])
     content["registry"]["field_registries"] = defaultdict(
@@ -106,7 +115,8 @@ def read_model_file(path: Path, device: str | torch.device = "cpu") -> dict:
 def init_arguments(attributes: dict) -> dict:
     """Arguments that a saved model was made with."""
     saved = attributes.pop("init_params_")
-    return {**saved["non_kwargs"], **saved["kwargs"].get("module_kwargs", {})}
+    given = {**saved["non_kwargs"], **saved["kwargs"].get("module_kwargs", {})}
+    return {name: value for name, value in given.items() if name not in ("mdata", "registry")}
 
 
 class SaveLoadMixin(BaseModelClass):
@@ -152,16 +162,17 @@ class SaveLoadMixin(BaseModelClass):
             "class": type(self).__name__,
             "attributes": to_plain(attributes),
             "registry": to_plain(self.registry_),
-            "weights": self.module.state_dict(),
+            WEIGHTS: self.module.state_dict(),
         }
-        target.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         try:
             torch.save(content, scratch / MODEL_FILE)
-            os.replace(scratch / MODEL_FILE, target / f"{prefix or ''}{MODEL_FILE}")
             if save_anndata:
                 self.adata.write(scratch / DATA_FILE, **mudata_write_kwargs)
-                os.replace(scratch / DATA_FILE, target / f"{prefix or ''}{DATA_FILE}")
+            target.mkdir(exist_ok=True)
+            for file in scratch.iterdir():
+                os.replace(file, target / f"{prefix or ''}{file.name}")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -17,6 +17,9 @@ from ._latent import LatentMixin
 class LabelsMixin(LatentMixin):
     """Labels, their probabilities and how uncertain they are."""
 
+    # Divides the logits; fitted to labelled validation cells after training.
+    temperature_ = 1.0
+
     @property
     def classes(self) -> list[str]:
         """Names of the classes; numbers where the clusters were learned without labels."""
@@ -60,7 +63,7 @@ class LabelsMixin(LatentMixin):
         mdata, cells = self._cells(mdata, indices)
         parts, missing = [np.empty((0, self.module.n_classes), dtype=np.float32)], 0
         for _, out, has_source in self._encode(mdata, cells, batch_size, source):
-            probability = torch.softmax(out["logits"], dim=1)
+            probability = torch.softmax(out["logits"] / self.temperature_, dim=1)
             parts.append(probability.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
             missing += int((~has_source).sum())
         self._warn_without_source(missing, source)

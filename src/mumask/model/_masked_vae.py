@@ -12,8 +12,8 @@ from mumask.data import keys
 from mumask.module import MaskedVAEModule, ModalitySpec
 from mumask.nn import ACTIVATIONS, SCHEDULES
 
+from ._calibration import CalibrationMixin
 from ._decode import DecodeMixin
-from ._labels import LabelsMixin
 from ._query import QueryMixin
 from ._training import MaskedTrainingMixin
 
@@ -32,11 +32,15 @@ PRESETS = {
         "prior": "clusters",
         "schedule": "pairs",
         "weights": {"reconstruction": 5.0, "kl": 1.0, "prior": 1.0, "labels": 50.0},
+        "standardize": False,
         "paper_outputs": True,
     }
 }
-DEFAULTS = {"weights": {"reconstruction": 1.0, "kl": 1.0, "prior": 1.0, "labels": 50.0}}
-N_CLUSTERS = 20
+DEFAULTS = {
+    "prior": "clusters",
+    "weights": {"reconstruction": 1.0, "kl": 0.5, "prior": 0.5, "labels": 50.0},
+}
+N_CLUSTERS = 10
 CHOICES = {
     "arithmetic": ("subtract", "add", "none"),
     "prior": ("standard", "clusters"),
@@ -45,7 +49,7 @@ CHOICES = {
 }
 
 
-class MaskedVAE(QueryMixin, MaskedTrainingMixin, DecodeMixin, LabelsMixin):
+class MaskedVAE(QueryMixin, MaskedTrainingMixin, DecodeMixin, CalibrationMixin):
     """Masked variational autoencoder for mosaics of modalities (inClust+).
 
     One encoder and one decoder serve every subset of modalities: an input mask hides what a cell

@@ -142,8 +142,9 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         model._freeze(known, list(unfrozen))
         model.mapped_ = {"known": known, "unfrozen": list(unfrozen)}
         model.is_trained_ = True
-        if "temperature_" in attributes:
-            model.temperature_ = attributes["temperature_"]
+        for name in ("temperature_", "known_types_"):
+            if name in attributes:
+                setattr(model, name, attributes[name])
         model.to_device(_device(accelerator, device))
         model.module.eval()
         return model

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import ceil
 
+import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
 
+from mumask.data import keys
+from mumask.nn import SCHEDULES
 from mumask.train import MaskedTrainingPlan
 
 # Optimisation steps that bring the reference data sets to a standstill; epochs follow from it.
 STEPS = 1500
+# Cells from which the scale of the inputs is taken.
+SCALE_CELLS = 10_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 150
 
 
@@ -51,8 +56,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             By modality, a function from values (cells x features) to booleans of the same shape:
             False hides the element from the encoder, or leaves it out of the loss.
         **kwargs
-            As in scvi-tools: `accelerator`, `devices`, `train_size`, `validation_size`,
-            `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever
+            As in scvi-tools: `accelerator`, `devices`, `train_size` (0.9 where something looks at
+            the other cells: early stopping, validation, the calibration of labels; else 1),
+            `validation_size`, `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever
             the trainer takes.
         """
         self._check_trainable()
@@ -62,14 +68,30 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 raise ValueError(
                     f"`{argument}` names {sorted(strange)}, but the model has {self.modalities}."
                 )
+        if not (schedule is None or callable(schedule) or schedule in SCHEDULES):
+            raise ValueError(
+                f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
+                "function of the presence matrix."
+            )
+        held_back = kwargs.get("early_stopping") or kwargs.get("check_val_every_n_epoch")
+        if not held_back and keys.LABELS not in self.registry_["field_registries"]:
+            # Nothing would look at held-out cells; labels are calibrated on them.
+            kwargs.setdefault("train_size", 1.0)
         if max_epochs is None:
             max_epochs = default_epochs(self.adata.n_obs, batch_size)
+        if not self.is_trained:  # later training, and queries, keep the scale of the reference
+            cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:SCALE_CELLS]
+            self.module.fit_inputs(self._minibatches(self.adata, cells, None))
         before = self.module.schedule
         self.module.schedule = schedule or before
         self.module.input_masks = dict(input_masks or {})
         self.module.output_masks = dict(output_masks or {})
+        self.module.train()  # Lightning leaves it in the mode that the last inference put it in
         try:
-            return super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)
+            runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)
         finally:
             self.module.schedule = before
             self.module.input_masks, self.module.output_masks = {}, {}
+        if self.mapped_ is None:  # a query keeps what the reference learned of its labels
+            self._calibrate()
+        return runner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -65,6 +65,8 @@ class MaskedVAEModule(BaseModuleClass):
         :data:`mumask.nn.SCHEDULES` or a function of the presence matrix.
     weights
         Weights of the terms of the loss: ``"reconstruction"``, ``"kl"``, ``"prior"``, ``"labels"``.
+    standardize
+        Centre and scale the features before the encoder; see :class:`mumask.nn.InputTransform`.
     paper_outputs
         Gaussian modalities as in the paper: rectified mean, squared error.
     """
@@ -88,6 +90,7 @@ class MaskedVAEModule(BaseModuleClass):
         prior: Literal["standard", "clusters"] = "standard",
         schedule: str | Callable = "subsets",
         weights: Mapping[str, float] | None = None,
+        standardize: bool = True,
         paper_outputs: bool = False,
     ):
         super().__init__()
@@ -109,7 +112,7 @@ class MaskedVAEModule(BaseModuleClass):
             options = {"unit_variance": True, "nonnegative": True} if paper else {}
             self.likelihoods[name] = kind(spec.n_features, **options)
             self.transforms[name] = InputTransform(
-                kind.support, torch.as_tensor(spec.profile), spec.total
+                kind.support, torch.as_tensor(spec.profile), standardize
             )
             full = bool(spec.panel.all())
             self.register_buffer(f"panel_{name}", None if full else torch.as_tensor(spec.panel))
@@ -150,6 +153,23 @@ class MaskedVAEModule(BaseModuleClass):
             panel = panel[tensors[keys.BATCH][self.rows_of(tensors, modality), 0]]
             panel = None if panel.all() else panel
         return both(panel, tensors.get(keys.mask_key(modality)))
+
+    def visible(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
+        """Elements that the encoder may see: measured, not held out, not hidden by the user."""
+        x, shown = tensors[keys.values_key(modality)], getattr(self, f"visible_{modality}")
+        return both(
+            self.measured(tensors, modality),
+            None if shown is None else shown.expand(x.shape[0], -1),
+            self._users_mask(self.input_masks, x, modality),
+        )
+
+    def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+        """Take the scale of the inputs from minibatches of the reference."""
+        batches = list(batches)
+        for name in self.names:
+            self.transforms[name].fit(
+                (tensors[keys.values_key(name)], self.visible(tensors, name)) for tensors in batches
+            )
 
     def _users_mask(self, masks: Mapping[str, Callable], x: torch.Tensor, modality: str):
         if not self.training or modality not in masks:
@@ -206,16 +226,10 @@ class MaskedVAEModule(BaseModuleClass):
         target = presence
         if source is None:
             source, target = self.sources_and_targets(presence)
-        inputs = {}
-        for name in self.names:
-            x = tensors[keys.values_key(name)]
-            visible = getattr(self, f"visible_{name}")
-            mask = both(
-                self.measured(tensors, name),
-                None if visible is None else visible.expand(x.shape[0], -1),
-                self._users_mask(self.input_masks, x, name),
-            )
-            inputs[name] = self.transforms[name](x, mask)  # step 1
+        inputs = {
+            name: self.transforms[name](tensors[keys.values_key(name)], self.visible(tensors, name))
+            for name in self.names
+        }  # step 1
         covariates, condition = self.covariates(tensors), None
         if self.encoder_covariates is not None:
             condition = self.encoder_covariates(**covariates)

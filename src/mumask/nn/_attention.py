@@ -1,4 +1,4 @@
-"""Transformer blocks over feature tokens: self-attention, and cross-attention between modalities.
+"""Attention over feature tokens, and the transformer block made of it.
 
 Pre-norm blocks after Xiong et al. (ICML 2020); attention itself is
 :func:`torch.nn.functional.scaled_dot_product_attention`. A token that is padding (absent modality,
@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.to_key = nn.Linear(n_embed, n_embed, bias=False)
         self.to_value = nn.Linear(n_embed, n_embed)
         self.to_out = nn.Linear(n_embed, n_embed)
+        quiet(self.to_out)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -90,7 +91,16 @@ def _attention_mask(key_valid: Tensor | None) -> tuple[Tensor | None, Tensor | N
     return (key_valid | ~alive[:, None])[:, None, None, :], alive
 
 
-class _FeedForward(nn.Sequential):
+def quiet(layer: nn.Linear) -> None:
+    """Shrink the last layer of a residual branch, so that a block starts close to the identity."""
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        layer.bias.zero_()
+
+
+class FeedForward(nn.Sequential):
+    """Norm, widen by `ratio`, GELU, back; dropout after both layers."""
+
     def __init__(self, n_embed: int, ratio: float, dropout: float):
         hidden = int(n_embed * ratio)
         super().__init__(
@@ -101,6 +111,7 @@ class _FeedForward(nn.Sequential):
             nn.Linear(hidden, n_embed),
             nn.Dropout(dropout),
         )
+        quiet(self[4])
 
 
 class SelfBlock(nn.Module):
@@ -111,72 +122,12 @@ class SelfBlock(nn.Module):
         self.norm = nn.LayerNorm(n_embed)
         self.attention = Attention(n_embed, n_heads, dropout)
         self.drop = nn.Dropout(dropout)
-        self.feed_forward = _FeedForward(n_embed, mlp_ratio, dropout)
+        self.feed_forward = FeedForward(n_embed, mlp_ratio, dropout)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         """Tokens ``[n, t, D]`` and their validity ``[n, t]`` to tokens ``[n, t, D]``."""
         normed = self.norm(tokens)
         tokens = tokens + self.drop(self.attention(normed, normed, valid))
-        return tokens + self.feed_forward(tokens)
-
-
-class CrossBlock(nn.Module):
-    """Cross-attention of one modality's tokens over those of the others, plus feed-forward.
-
-    scMMAE: the cross-modal part C = attention(queries of one modality, keys and values of the
-    others); the distinctive part I is the block's input, kept by the residual (decoder input
-    ``C + I``).
-
-    Parameters
-    ----------
-    n_embed, n_heads, dropout, mlp_ratio
-        As in :class:`SelfBlock`.
-    distinctive
-        Keep the residual I. False is the paper's ablation "without distinctive information".
-    """
-
-    def __init__(
-        self,
-        n_embed: int,
-        n_heads: int,
-        dropout: float = 0.0,
-        mlp_ratio: float = 4.0,
-        distinctive: bool = True,
-    ):
-        super().__init__()
-        self.distinctive = distinctive
-        self.norm_query = nn.LayerNorm(n_embed)
-        self.norm_context = nn.LayerNorm(n_embed)
-        self.attention = Attention(n_embed, n_heads, dropout)
-        self.drop = nn.Dropout(dropout)
-        self.feed_forward = _FeedForward(n_embed, mlp_ratio, dropout)
-
-    def forward(self, queries: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Tokens ``[n, q, D]``, context ``[n, k, D]``, its validity ``[n, k]`` to ``[n, q, D]``."""
-        crossed = self.attention(self.norm_query(queries), self.norm_context(context), valid)
-        tokens = self.drop(crossed) + (queries if self.distinctive else 0.0)
-        return tokens + self.feed_forward(tokens)
-
-    def weights(self, queries: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Attention weights ``[n, h, q, k]`` of :meth:`forward`."""
-        return self.attention.weights(self.norm_query(queries), self.norm_context(context), valid)
-
-
-class AddBlock(nn.Module):
-    """Fusion by element-wise addition of the others' mean token: scMMAE's ablation baseline."""
-
-    def __init__(
-        self, n_embed: int, dropout: float = 0.0, mlp_ratio: float = 4.0, distinctive: bool = True
-    ):
-        super().__init__()
-        self.distinctive = distinctive
-        self.norm_context = nn.LayerNorm(n_embed)
-        self.feed_forward = _FeedForward(n_embed, mlp_ratio, dropout)
-
-    def forward(self, queries: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Shapes as in :meth:`CrossBlock.forward`."""
-        added = pool(self.norm_context(context), valid)[:, None].expand_as(queries)
-        tokens = added + (queries if self.distinctive else 0.0)
         return tokens + self.feed_forward(tokens)
 
 

@@ -100,6 +100,29 @@ class InputNorm(nn.Module):
         """Network outputs ``[n, F]`` back to the normalised scale."""
         return values * self.scale + self.mean
 
+    def to_values(self, normalised: Tensor, total: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalised values ``[n, F]`` back to the registered scale.
+
+        Parameters
+        ----------
+        normalised
+            As from :meth:`destandardise`.
+        total
+            Total ``[n, 1]`` over the features in `mask` (counts, open peaks).
+        mask
+            Bool ``[n, F]`` or None = all.
+        """
+        if self.transform == "identity":
+            return normalised
+        if self.transform == "binary":
+            return normalised.clamp(0.0, 1.0)
+        if self.transform == "tfidf":
+            return (normalised.expm1() * total / (_TARGET_SUM * self.idf)).clamp(0.0, 1.0)
+        shift = 1.0 if self.transform == "log1p" else 0.0
+        share = (normalised.exp() - shift).clamp(min=0.0)
+        counted = share if mask is None else share * mask
+        return share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))
+
     def fit(self, rows: Callable[[], Iterable[tuple[Tensor, Tensor | None]]]) -> None:
         """Set the constants from training data, in two passes over ``rows()``.
 
@@ -128,6 +151,43 @@ class InputNorm(nn.Module):
         relative = (deviation / typical).clamp(min=0.05) ** self.power
         self.mean.copy_(mean)
         self.scale.copy_(relative * typical)
+
+
+def principal_axes(
+    rows: Callable[[], Iterable[Tensor]], n_axes: int, n_passes: int = 4, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Leading principal axes by subspace iteration over minibatches (Halko et al. 2011).
+
+    Parameters
+    ----------
+    rows
+        Returns a fresh iterator over centred values ``[n, F]``.
+    n_axes
+        Number of axes k, at most F.
+    n_passes
+        Passes over the data.
+    seed
+        Of the start.
+
+    Returns
+    -------
+    tuple
+        Orthonormal axes ``[F, k]`` and the standard deviation of the cells along each, ``[k]``,
+        in falling order.
+    """
+    axes = spread = None
+    for _ in range(n_passes):
+        product, count = 0.0, 0
+        for x in rows():
+            if axes is None:
+                start = torch.randn(
+                    x.shape[1], n_axes + 8, generator=torch.Generator().manual_seed(seed)
+                )
+                axes = torch.linalg.qr(start.to(x)).Q
+            product = product + x.T @ (x @ axes)
+            count += len(x)
+        axes, spread, _ = torch.linalg.svd(product, full_matrices=False)
+    return axes[:, :n_axes], (spread[:n_axes] / max(count, 1)).sqrt()
 
 
 def _masked_mean(x: Tensor, visible: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._fused_nb import NegativeBinomialLoss
+from ._fused_losses import BernoulliLoss, NegativeBinomialLoss
 from ._values import as_dense, nonzeros, row_sums
 
 
@@ -65,7 +65,7 @@ class CountLikelihood(nn.Module):
 class Poisson(CountLikelihood):
     """Poisson counts."""
 
-    def nll(self, raw, x, mask=None):  # noqa: D102
+    def nll(self, raw, x, mask=None):
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
         rows, columns, values = nonzeros(x)
         if mask is not None:
@@ -82,7 +82,7 @@ class NegativeBinomial(CountLikelihood):
         super().__init__(n_features)
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
-    def nll(self, raw, x, mask=None):  # noqa: D102
+    def nll(self, raw, x, mask=None):
         total = row_sums(x, mask).clamp(min=1.0)
         rows, columns, values = nonzeros(x)
         if mask is None:
@@ -116,7 +116,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     n_heads = 2
 
-    def nll(self, raw, x, mask=None):  # noqa: D102
+    def nll(self, raw, x, mask=None):
         raw, dropout = raw.chunk(2, dim=1)
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
         zero = self._nll_of_zero(log_mu)
@@ -131,7 +131,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
             extra = extra * mask[at]
         return _unmasked_sum(cost, mask).index_add(0, rows, extra)
 
-    def mean(self, raw, total, mask=None):  # noqa: D102
+    def mean(self, raw, total, mask=None):
         counts, dropout = raw.chunk(2, dim=1)
         return self.log_mean(counts, total, mask).exp() * torch.sigmoid(-dropout)
 
@@ -146,15 +146,16 @@ class Bernoulli(nn.Module):
         super().__init__()
         self.n_features = n_features
 
-    def nll(self, raw, x, mask=None):  # noqa: D102
+    def nll(self, raw, x, mask=None):
         """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
-        rows, columns, values = nonzeros(x)
+        rows, columns, _ = nonzeros(x)
         if mask is not None:
-            values = values * mask[rows, columns]
-        opened = -values * raw[rows, columns]
-        return _unmasked_sum(F.softplus(raw), mask).index_add(0, rows, opened)
+            raw = raw.masked_fill(~mask, float("-inf"))
+            seen = mask[rows, columns]
+            rows, columns = rows[seen], columns[seen]
+        return BernoulliLoss.apply(raw, rows, columns)
 
-    def mean(self, raw, total=None, mask=None):  # noqa: D102
+    def mean(self, raw, total=None, mask=None):
         """Probability of every feature, shape ``(n, n_features)``."""
         return torch.sigmoid(raw)
 
@@ -183,7 +184,7 @@ class Gaussian(nn.Module):
         if not unit_variance:
             self.log_sigma = nn.Parameter(torch.zeros(n_features))
 
-    def nll(self, raw, x, mask=None):  # noqa: D102
+    def nll(self, raw, x, mask=None):
         """Negative log-likelihood (up to a constant) over unmasked features, shape ``(n,)``."""
         residual = as_dense(x) - self.mean(raw)
         if self.unit_variance:
@@ -191,7 +192,7 @@ class Gaussian(nn.Module):
         scaled = residual * (-self.log_sigma).exp()
         return _unmasked_sum(0.5 * scaled**2 + self.log_sigma, mask)
 
-    def mean(self, raw, total=None, mask=None):  # noqa: D102
+    def mean(self, raw, total=None, mask=None):
         """Expected values, shape ``(n, n_features)``."""
         return F.relu(raw) if self.nonnegative else raw
 

@@ -51,7 +51,7 @@ class MosaicEncoder(nn.Module):
 
     def forward(
         self,
-        inputs: Mapping[str, torch.Tensor],
+        inputs: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]],
         presence: torch.Tensor,
         source: torch.Tensor,
         condition: torch.Tensor | None = None,
@@ -61,7 +61,7 @@ class MosaicEncoder(nn.Module):
         Parameters
         ----------
         inputs
-            By modality, transformed and masked values of the cells that have it,
+            By modality, values and offset (:class:`InputTransform`) of the cells that have it,
             ``(n_m, n_features)``.
         presence, source
             Which modalities a cell has, and which it is encoded from; ``(B, M)``.
@@ -76,7 +76,7 @@ class MosaicEncoder(nn.Module):
         for column, (modality, layer) in enumerate(self.first.items()):
             cells = presence[:, column].nonzero().squeeze(1)
             if len(cells):
-                part = layer(inputs[modality])
+                part = layer(*inputs[modality])
                 part = part * source[cells, column].unsqueeze(1)
                 summed = summed.index_add(0, cells, part.to(summed.dtype))
         if self.average:

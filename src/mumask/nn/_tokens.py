@@ -40,6 +40,48 @@ class TokenMask(NamedTuple):
     restore: Tensor
     seen: Tensor
 
+    def rows(self, chosen: Tensor) -> TokenMask:
+        """The same for some rows (bool ``[n]`` or ids)."""
+        return TokenMask(*(None if field is None else field[chosen] for field in self))
+
+    def is_hidden(self) -> Tensor:
+        """Bool ``[n, t]``: the token is hidden (neither visible nor unmeasured)."""
+        flags = torch.zeros_like(self.seen)
+        valid = torch.ones_like(self.hidden, dtype=torch.bool)
+        return flags.scatter(
+            1, self.hidden, valid if self.hidden_valid is None else self.hidden_valid
+        )
+
+
+def drop_modalities(
+    presence: Tensor, share: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Hide random modalities, never all, of a random `share` of the cells.
+
+    Parameters
+    ----------
+    presence
+        Bool ``[B, M]``.
+    share
+        Share of the cells with at least two modalities that lose one to all but one of them.
+    generator
+        Source of randomness; None = torch's own.
+
+    Returns
+    -------
+    Tensor
+        Bool ``[B, M]``, what remains.
+    """
+    spare = (presence.sum(1) - 1).clamp(min=0)
+    noise, extent, coin = (
+        torch.rand(shape, generator=generator).to(presence.device)
+        for shape in (presence.shape, spare.shape, spare.shape)
+    )
+    # Uniform over 1..spare; the lowest-ranked present modalities go.
+    n_dropped = ((extent * spare).long() + 1).clamp(max=spare) * (coin < share)
+    rank = noise.masked_fill(~presence, 2.0).argsort(1).argsort(1)
+    return presence & (rank >= n_dropped[:, None])
+
 
 def random_token_mask(
     n_rows: int,
@@ -89,7 +131,9 @@ def random_token_mask(
     seen = measured & ~is_hidden
     visible, visible_valid = _pack(seen)
     hidden, hidden_valid = _pack(is_hidden)
-    restore = torch.where(seen, 0, torch.where(is_hidden, 1, 2)).argsort(1, stable=True).argsort(1)
+    restore = (
+        torch.where(seen, 0, torch.where(is_hidden, 1, 2)).argsort(dim=1, stable=True).argsort(1)
+    )
     return TokenMask(visible, visible_valid, hidden, hidden_valid, restore, seen)
 
 
@@ -105,7 +149,7 @@ def _pack(flags: Tensor) -> tuple[Tensor, Tensor | None]:
     """Ids of the True entries of each row, left-aligned, with their validity (None if all)."""
     counts = flags.sum(1)
     width = int(counts.max()) if len(counts) else 0
-    ids = flags.to(torch.int8).argsort(1, descending=True, stable=True)[:, :width]
+    ids = flags.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
     valid = torch.arange(width, device=flags.device) < counts[:, None]
     return ids, None if bool(valid.all()) else valid
 
@@ -119,9 +163,9 @@ class FeatureTokens(nn.Module):
     """Groups of features and their embedding (scMMAE, input equation: value plus symbol).
 
     Feature f with value x_f enters its token as ``x_f * value_f + symbol_f``; a token is the sum
-    over its *measured* features divided by the root of the group size. With one feature per token
-    this is the paper's input equation; a missing feature contributes neither value nor symbol,
-    which tells it apart from one measured at its mean.
+    over its *measured* features. With one feature per token this is the paper's input equation;
+    a missing feature contributes neither value nor symbol, which tells it apart from one measured
+    at its mean.
 
     Parameters
     ----------
@@ -153,8 +197,18 @@ class FeatureTokens(nn.Module):
         self.register_buffer("position", position)
         self.register_buffer("exists", members < n_features)
         self.padded = n_features < members.numel()
-        self.value = nn.Parameter(torch.randn(n_tokens, token_size, n_embed))
-        self.symbol = nn.Parameter(torch.randn(n_tokens, token_size, n_embed))
+        # Small, so that training soon outgrows the random projection of the features.
+        self.value = nn.Parameter(0.02 * torch.randn(n_tokens, token_size, n_embed))
+        self.symbol = nn.Parameter(
+            0.3 * torch.randn(n_tokens, token_size, n_embed) / token_size**0.5
+        )
+
+    @torch.no_grad()
+    def start_from(self, loadings: Tensor) -> None:
+        """Start the first k dimensions of each feature's value embedding at ``[F, k]``."""
+        k = loadings.shape[1]
+        grouped = self.group(loadings.T)  # [k, t, G]
+        self.value[:, :, :k] = grouped.permute(1, 2, 0) * self.n_tokens
 
     def group(self, x: Tensor) -> Tensor:
         """Features ``[n, F]`` to groups ``[n, t, G]``; padding is 0 (False)."""
@@ -188,4 +242,4 @@ class FeatureTokens(nn.Module):
             symbols = (self.symbol * self.exists[..., None]).sum(1)
         else:
             symbols = torch.einsum("ntg,tgd->ntd", measured.to(grouped.dtype), self.symbol)
-        return (values + symbols) / self.token_size**0.5
+        return values + symbols

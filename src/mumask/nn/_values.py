@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -35,12 +37,18 @@ def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     return values.new_zeros(len(x)).index_add_(0, rows, values).unsqueeze(1)
 
 
+TARGET_TOTAL = 1e4
+MIN_SPREAD, MAX_VALUE = 0.1, 10.0
+
+
 class InputTransform(nn.Module):
     """Brings raw values of a modality to the encoder's scale.
 
-    Counts become ``log1p(x / s * t)``, where `s` is the sum of the visible counts of the cell and
-    `t` what an average reference cell shows in the same features: cells with different panels and
-    depths land on one scale. Binary and real values stay as they are.
+    Counts become ``log1p(1e4 x / s)``, where the size `s` is the sum of the visible counts of a
+    cell, divided by the share that these features have of an average reference cell: cells seen
+    through different panels and at different depths land on one scale. Then every feature is
+    centred and scaled with the mean and deviation of the reference, so that a masked element,
+    which counts as 0, is an average one. Binary and real values are only standardised.
 
     Parameters
     ----------
@@ -48,33 +56,77 @@ class InputTransform(nn.Module):
         ``"count"``, ``"binary"`` or ``"real"``.
     profile
         Share of each feature in an average cell, shape ``(n_features,)``.
-    total
-        Total of an average cell.
+    standardize
+        Centre and scale; without it a masked element is a plain 0, as in the paper.
     """
 
-    def __init__(self, support: str, profile: torch.Tensor, total: float):
+    def __init__(self, support: str, profile: torch.Tensor, standardize: bool = True):
         super().__init__()
-        self.support = support
+        self.support, self.standardize = support, standardize
         self.register_buffer("profile", profile.float())
-        self.register_buffer("total", torch.tensor(float(total)))
+        if standardize:
+            self.register_buffer("center", torch.zeros(len(profile)))
+            self.register_buffer("spread", torch.ones(len(profile)))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Transform values of shape ``(n, n_features)``; masked elements become 0."""
-        sparse = x.layout != torch.strided
-        if self.support != "count":
-            return x if mask is None else (as_dense(x) * mask)
-        share = 1.0 if mask is None else (mask * self.profile).sum(dim=1, keepdim=True)
-        scale = self.total * share / row_sums(x, mask).clamp(min=1.0)
-        if not sparse:
-            x = x * scale
-            return (x if mask is None else x * mask).log1p_()
+    def normalise(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Values before standardisation, shape ``(n, n_features)``; masked elements are 0."""
+        scale = None
+        if self.support == "count":
+            share = 1.0 if mask is None else (mask * self.profile).sum(dim=1, keepdim=True)
+            scale = TARGET_TOTAL * share / row_sums(x, mask).clamp(min=1.0)
+        if x.layout == torch.strided:
+            x = x if mask is None else x * mask
+            return x if scale is None else torch.log1p(x * scale)
         rows, columns, values = nonzeros(x)
-        values = torch.log1p(values * scale.squeeze(1)[rows])
+        if scale is not None:
+            values = torch.log1p(values * scale.squeeze(1)[rows])
         if mask is not None:
             values = values * mask[rows, columns]
-        return torch.sparse_csr_tensor(
-            x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False
-        )
+        return _with_values(x, values)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Standardised values as ``values - offset``, so that sparse values stay sparse.
+
+        Returns
+        -------
+        Values of shape ``(n, n_features)``, dense or CSR, and the offset: None,
+        ``(n_features,)``, or with a mask ``(n, n_features)`` and 0 at masked elements.
+        """
+        values = self.normalise(x, mask)
+        if not self.standardize:
+            return values, None
+        offset = self.center / self.spread
+        limit = MAX_VALUE + offset
+        if values.layout == torch.strided:
+            values = torch.clamp(values / self.spread, max=limit)
+        else:
+            columns = values.col_indices().long()
+            scaled = torch.minimum(values.values() / self.spread[columns], limit[columns])
+            values = _with_values(values, scaled)
+        return values, offset if mask is None else offset * mask
+
+    def fit(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -> None:
+        """Set centre and spread from minibatches of raw values and masks."""
+        if not self.standardize:
+            return
+        n, total, square = (torch.zeros_like(self.center, dtype=torch.float64) for _ in range(3))
+        for x, mask in batches:
+            values = as_dense(self.normalise(x, mask)).double()
+            n += len(values) if mask is None else mask.sum(dim=0)
+            total += values.sum(dim=0)
+            square += (values**2).sum(dim=0)
+        mean = total / n.clamp(min=1)
+        variance = (square / n.clamp(min=1) - mean**2).clamp(min=0)
+        self.center.copy_(mean)
+        self.spread.copy_(variance.sqrt().clamp(min=MIN_SPREAD))
+
+
+def _with_values(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.sparse_csr_tensor(
+        x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False
+    )
 
 
 class FirstLayer(nn.Module):
@@ -91,12 +143,13 @@ class FirstLayer(nn.Module):
         bound = n_features**-0.5
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(n, n_features)`` to ``(n, n_hidden)``."""
+    def forward(self, x: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
+        """Map ``x - offset``, ``(n, n_features)``, to ``(n, n_hidden)``."""
+        bias = self.bias if offset is None else self.bias - offset @ self.weight
         if x.layout == torch.strided:
-            return torch.addmm(self.bias, x, self.weight)
+            return x @ self.weight + bias
         if x.values().numel() > DENSE_FROM * x.shape[0] * x.shape[1]:
-            return torch.addmm(self.bias, x.to_dense(), self.weight)
+            return x.to_dense() @ self.weight + bias
         summed = F.embedding_bag(
             x.col_indices(),
             self.weight,
@@ -105,4 +158,4 @@ class FirstLayer(nn.Module):
             mode="sum",
             include_last_offset=True,
         )
-        return summed + self.bias
+        return summed + bias

@@ -1,4 +1,4 @@
-"""Negative binomial loss with its gradient written out.
+"""Losses of sparse counts with their gradients written out.
 
 Nine counts in ten are zero. A zero costs ``theta log(1 + mu / theta)``, which needs no log-gamma;
 the rest is computed for the non-zero counts alone. Forward and backward together pass over the
@@ -63,3 +63,28 @@ class NegativeBinomialLoss(torch.autograd.Function):
             slope.addcmul_(share, slope.sum(dim=1, keepdim=True), value=-1)
             grad_raw = slope.mul_(grad.unsqueeze(1))
         return grad_raw, None, grad_theta, None, None, None
+
+
+class BernoulliLoss(torch.autograd.Function):
+    """Negative log-likelihood per cell of binary values with logits `raw`.
+
+    Call as ``BernoulliLoss.apply(raw, rows, columns)`` with the coordinates of the unmasked ones;
+    a masked element has the logit -inf and costs nothing. A value `x` costs
+    ``log(1 + e^raw) - x raw``, with the derivative ``sigmoid(raw) - x``.
+    """
+
+    @staticmethod
+    def forward(ctx, raw, rows, columns):
+        """Cost of every cell, shape ``(n,)``."""
+        ctx.save_for_backward(raw, rows, columns)
+        cost = torch.nn.functional.softplus(raw).sum(dim=1)
+        return cost.index_add_(0, rows, -raw[rows, columns])
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Gradient to `raw`."""
+        raw, rows, columns = ctx.saved_tensors
+        slope = torch.sigmoid(raw)
+        flat = rows * raw.shape[1] + columns
+        slope.view(-1).index_add_(0, flat, slope.new_full((len(flat),), -1.0))
+        return slope.mul_(grad.unsqueeze(1)), None, None

@@ -1,0 +1,13 @@
+"""Masked models for multimodal single-cell data in MuData, built on scvi-tools."""
+
+from importlib.metadata import version
+
+from . import data, datasets, metrics, module, nn, pl, pp, train
+from ._logging import setup_logging
+from .model import MaskedVAE
+
+__all__ = ["MaskedVAE", "data", "datasets", "metrics", "module", "nn", "pl", "pp", "train"]
+
+__version__ = version("mumask")
+
+setup_logging()

@@ -1,0 +1,105 @@
+"""Files in and out: checked before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import mudata
+from mudata import MuData
+
+from mumask.data import keep_order
+
+from ._session import InputError
+
+
+def read_mudata(path: Path) -> MuData:
+    """Read an h5mu file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it is none, with the way out.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    if path.suffix == ".h5ad":
+        raise InputError(
+            f'{path} holds an AnnData. Make a MuData of it: python -c "import anndata, mudata; '
+            f"adata = anndata.read_h5ad('{path}'); mdata = mudata.MuData({{'rna': adata}}); "
+            f"mdata.obs = adata.obs; mdata.write('{path.with_suffix('.h5mu')}')\""
+        )
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path} is no h5mu file (not HDF5 at all, or cut short).")
+    try:
+        with h5py.File(path) as file:
+            if "mod" not in file:
+                raise InputError(f"{path} is no h5mu file: it has no modalities ('mod').")
+        with keep_order():
+            return mudata.read_h5mu(path)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as h5mu: {error}") from error
+
+
+def check_output(path: Path, overwrite: bool, suffix: str | None = ".h5mu") -> None:
+    """Make sure that a result can be written, before there is one.
+
+    Raises
+    ------
+    InputError
+        If the file exists and is not to be overwritten, or cannot be written.
+    """
+    if suffix is not None and path.suffix != suffix:
+        raise InputError(f"{path}: the name of the output has to end with {suffix}.")
+    if path.is_dir() and suffix is not None:
+        raise InputError(f"{path} is a folder; name a file.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. Choose another name or add --overwrite.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it first.")
+    try:  # permissions do not tell all (read-only file systems, root): try
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """Name of a scratch file in the folder of `path` that takes its place at the end.
+
+    An error inside leaves `path` as it was and nothing beside it.
+    """
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}"
+    )
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        with scratch.open("rb") as file:  # on the disk before the name points to it
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)  # mkstemp makes files for the owner alone
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write(path: Path, how: Callable[[Path], object]) -> None:
+    """Write one file by `how`, a function that takes its (scratch) path."""
+    with scratch_beside(path) as scratch:
+        how(scratch)
+
+
+def write_mudata(mdata: MuData, path: Path) -> None:
+    """Write an h5mu file, without the identifiers that scvi-tools keeps in ``uns``."""
+    for key in ("_scvi_uuid", "_scvi_manager_uuid"):
+        mdata.uns.pop(key, None)
+    with keep_order():
+        write(path, mdata.write_h5mu)

@@ -1,0 +1,186 @@
+"""``mumask integrate``: train on a file and write the results beside what was measured."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mudata import MuData
+
+from mumask import MaskedVAE, pp
+
+from ._files import check_output, read_mudata, write_mudata
+from ._session import InputError, checking_input, fit, say, session, set_seed, set_threads
+
+logger = logging.getLogger("mumask")
+
+
+def integrate(
+    source: Annotated[Path, typer.Argument(metavar="IN.h5mu", help="MuData with counts.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.h5mu", help="File to write.")
+    ],
+    batch_key: Annotated[
+        str | None, typer.Option(help="Column of obs with the batch, whose effect is removed.")
+    ] = None,
+    labels_key: Annotated[
+        str | None, typer.Option(help="Column of obs with cell types, known for some cells or all.")
+    ] = None,
+    unlabeled: Annotated[
+        str, typer.Option(help="Entry of the labels that marks cells without one.")
+    ] = "Unknown",
+    modalities: Annotated[
+        list[str] | None,
+        typer.Option(help="Modalities to use, separated by commas; all by default."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MOD=LAYER", help="Layer with the counts of a modality, instead of X."
+        ),
+    ] = None,
+    likelihood: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MOD=NAME",
+            help="Likelihood of a modality: nb, zinb, poisson, bernoulli, gaussian.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help='"inclust+": the configuration of the paper.')
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data; by default about 1,500 steps.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads; by default one up to 20,000 features, else all."),
+    ] = None,
+    impute: Annotated[
+        bool,
+        typer.Option("--impute", help="Also write OUT.imputed.h5mu, every cell complete (dense)."),
+    ] = False,
+    impute_modality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MOD", help="Impute this modality only (may be repeated)."),
+    ] = None,
+    save_model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to save the model to.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing outputs.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
+) -> None:
+    """Integrate the cells of a MuData, whatever modalities and features each has.
+
+    OUT.h5mu is IN.h5mu with the latent space in obsm["X_mumask"] and, with --labels-key,
+    obs["mumask_label"] and obs["mumask_uncertainty"] (0 certain, 1 no idea). With --impute,
+    OUT.imputed.h5mu holds every cell with every modality and feature: measured values where there
+    are any, imputed ones elsewhere, obs["imputed"] of each modality telling which cells lacked it.
+
+    Files are written whole or not at all. Exit codes: 2 for a wrong input, 1 for a failed run.
+    """
+    with session(debug):
+        impute = impute or bool(impute_modality)
+        imputed = output.with_suffix(".imputed.h5mu")
+        check_output(output, overwrite)
+        if impute:
+            check_output(imputed, overwrite)
+        if save_model is not None:
+            check_output(save_model, overwrite, suffix=None)
+            if save_model.is_file():
+                raise InputError(f"--save-model: {save_model} is a file; name a folder.")
+        mdata = read_mudata(source)
+        with checking_input():
+            for key in (batch_key, labels_key):
+                _bring_up(mdata, key)
+            panels = pp.panels(mdata, batch_key) if batch_key in mdata.obs else {}
+            used = _split(modalities) or list(mdata.mod)
+            MaskedVAE.setup_mudata(
+                mdata,
+                modalities=used,
+                layers=_pairs(layer, "--layer"),
+                likelihoods=_pairs(likelihood, "--likelihood"),
+                batch_key=batch_key,
+                labels_key=labels_key,
+                unlabeled_category=unlabeled,
+                panels={name: panel for name, panel in panels.items() if name in used},
+            )
+            wanted = _split(impute_modality) or used
+            if impute:
+                _check_size(mdata, wanted, used)
+            set_threads(threads, sum(mdata[name].n_vars for name in used))
+            set_seed(seed)
+            model = MaskedVAE(mdata, preset=preset)
+        fit(model, max_epochs)
+        mdata.obsm["X_mumask"] = model.get_latent_representation()
+        if labels_key is not None:
+            mdata.obs["mumask_label"] = model.predict()
+            mdata.obs["mumask_uncertainty"] = model.get_label_uncertainty()
+        if impute:  # first, so that there is no integrated file without the one promised with it
+            complete = model.impute(modalities=wanted)
+            complete.obsm["X_mumask"] = mdata[complete.obs_names].obsm["X_mumask"]
+            for column in ("mumask_label", "mumask_uncertainty"):
+                if column in mdata.obs:
+                    complete.obs[column] = mdata.obs[column].reindex(complete.obs_names)
+            write_mudata(complete, imputed)
+            say(f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(wanted)}")
+        if save_model is not None:
+            model.save(save_model, overwrite=overwrite)
+            say(f"{save_model}: the model, for mumask.MaskedVAE.load")
+        write_mudata(mdata, output)
+        added = 'obsm["X_mumask"]' + (', obs["mumask_label"]' if labels_key else "")
+        say(f"{output}: {mdata.n_obs:,} cells, {added}")
+
+
+def _split(values: list[str] | None) -> list[str]:
+    return [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
+
+
+def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for value in _split(values):
+        modality, equals, setting = value.partition("=")
+        if not (modality and equals and setting):
+            raise InputError(f"{option} {value!r}: write it as MODALITY=VALUE.")
+        pairs[modality] = setting
+    return pairs
+
+
+def _bring_up(mdata: MuData, key: str | None) -> None:
+    """Take a column from the modalities' obs if every cell has one and the same value there."""
+    if key is None or key in mdata.obs:
+        return
+    found = mdata.obs_names.to_series().map({})  # all missing
+    for adata in mdata.mod.values():
+        if key not in adata.obs:
+            continue
+        column = adata.obs[key].astype(object).reindex(mdata.obs_names)
+        if ((found != column) & found.notna() & column.notna()).any():
+            return  # the error of the setup says where the column is
+        found = found.where(found.notna(), column)
+    if found.notna().all():
+        logger.info("Column %r is taken from the obs of the modalities.", key)
+        mdata.obs[key] = found.astype("category")
+
+
+def _check_size(mdata: MuData, wanted: list[str], used: list[str]) -> None:
+    """A complete modality is dense: say before the training that it will not fit."""
+    if strange := set(wanted) - set(used):
+        raise InputError(f"--impute-modality: {sorted(strange)[0]!r} is not among {used}.")
+    needed = 4 * mdata.n_obs * sum(mdata.mod[name].n_vars for name in wanted)
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return  # not told on this system
+    if needed > 0.8 * memory:
+        raise InputError(
+            f"--impute: complete data of {mdata.n_obs:,} cells take {needed / 2**30:.0f} GB, more "
+            f"than the {memory / 2**30:.0f} GB of this machine. Impute a modality with fewer "
+            "features (--impute-modality), or part of the cells in Python: model.impute(indices=...)."
+        )

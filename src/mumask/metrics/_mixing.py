@@ -1,0 +1,188 @@
+"""How well batches (or modalities) mix in a latent space and how well cell types stay apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist
+from scipy.special import xlogy
+from sklearn.metrics import silhouette_score
+from sklearn.neighbors import NearestNeighbors
+
+_SCIB_HINT = "This score is scib-metrics': `pip install scib-metrics`."
+
+
+def check_latent(latent, *labels) -> list[np.ndarray]:
+    """Latent [n, d] as float array and its label vectors [n] as arrays of equal length."""
+    latent = np.asarray(latent)
+    if latent.ndim != 2:
+        raise ValueError(f"The latent must be cells x dimensions, got shape {latent.shape}.")
+    if not np.isfinite(latent).all():
+        raise ValueError("The latent has NaN or infinite values; drop those cells first.")
+    columns = [np.asarray(column) for column in labels]
+    for column in columns:
+        if column.shape != (len(latent),):
+            raise ValueError(f"Labels of shape {column.shape} do not fit {len(latent)} cells.")
+        if pd.isna(column).any():
+            raise ValueError("Some labels are missing (NaN); score only the cells that have one.")
+    return [latent, *columns]
+
+
+def batch_entropy_mixing(
+    latent,
+    batch,
+    n_neighbors: int = 100,
+    n_pools: int | None = 100,
+    n_samples_per_pool: int = 100,
+    *,
+    scaled: bool = False,
+    seed: int = 0,
+) -> float:
+    r"""Batch entropy mixing score: how even the batches are around a cell; higher is better.
+
+    For a cell, :math:`p_b` is the share of batch :math:`b` among its `n_neighbors` nearest other
+    cells and :math:`P_b` its share among all cells. With
+    :math:`q_b = (p_b / P_b) / \sum_c p_c / P_c`, the cell's score is
+    :math:`-\sum_b q_b \ln q_b / \log_2 B` for :math:`B` batches. It is averaged over `n_pools`
+    draws of `n_samples_per_pool` cells.
+
+    The entropy is in nats but divided by a number of bits, so perfect mixing scores
+    :math:`\ln 2 \approx 0.693`, not 1. Published figures are on that scale.
+
+    Parameters
+    ----------
+    latent
+        Cells x dimensions.
+    batch
+        Batch of every cell.
+    n_neighbors
+        Neighbours per cell, the cell itself not counted; at most the number of other cells.
+    n_pools
+        Number of draws; None averages over every cell once, without chance.
+    n_samples_per_pool
+        Cells per draw, with replacement.
+    scaled
+        Divide by ln 2, so that the score lies in 0 (separated) to 1 (even).
+    seed
+        Seed of the draws.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two batches.
+
+    References
+    ----------
+    uniPort (Cao et al., Nature Communications 2022), after SCALEX (Xiong et al., Nature
+    Communications 2022); the score of inClust+ (Wang et al., BMC Bioinformatics 2024).
+    """
+    latent, batch = check_latent(latent, batch)
+    names, codes = np.unique(batch, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError("Batch mixing needs at least two batches.")
+    n = len(latent)
+    if n_pools is None:
+        drawn = np.ones(n)
+    else:
+        draws = np.random.default_rng(seed).integers(n, size=n_pools * n_samples_per_pool)
+        drawn = np.bincount(draws, minlength=n)
+    cells = np.flatnonzero(drawn)
+    near = _neighbours(latent, cells, min(n_neighbors, n - 1))
+    shares = np.stack([(codes[near] == b).mean(1) for b in range(len(names))], axis=1)
+    shares /= np.bincount(codes) / n
+    shares /= shares.sum(1, keepdims=True)
+    entropy = -xlogy(shares, shares).sum(1)
+    score = np.average(entropy, weights=drawn[cells]) / np.log2(len(names))
+    return float(score / np.log(2)) if scaled else float(score)
+
+
+def _neighbours(latent, cells, k):
+    """Indices [len(cells), k] of the nearest cells other than the cell itself."""
+    near = (
+        NearestNeighbors(n_neighbors=k + 1)
+        .fit(latent)
+        .kneighbors(latent[cells], return_distance=False)
+    )
+    # among duplicates a cell need not come first, or at all: then the farthest one goes
+    own = near == cells[:, None]
+    own[~own.any(1), -1] = True
+    return near[~own].reshape(len(cells), k)
+
+
+def silhouette(latent, labels, *, scaled: bool = True) -> float:
+    """Mean silhouette width of `labels`, as ``(s + 1) / 2`` in 0 to 1 unless `scaled` is False.
+
+    Above 0.5 cells lie nearer to their own label than to the next one. This is uniPort's
+    silhouette coefficient, the one inClust+ reports.
+    """
+    latent, labels = check_latent(latent, labels)
+    width = float(silhouette_score(latent, labels))
+    return (width + 1) / 2 if scaled else width
+
+
+def batch_asw(latent, labels, batch) -> float:
+    """Batch average silhouette width: 1 where batches are indistinguishable within a label.
+
+    The mean over labels of ``1 - |s|``, with ``s`` the silhouette of the batches among the cells
+    of one label (scIB: Luecken et al., Nature Methods 2022; computed by scib-metrics).
+
+    Raises
+    ------
+    ImportError
+        Without scib-metrics.
+    ValueError
+        If no label has cells in two batches.
+    """
+    latent, labels, batch = check_latent(latent, labels, batch)
+    try:
+        from scib_metrics import silhouette_batch
+    except ImportError as error:
+        raise ImportError(_SCIB_HINT) from error
+    pairs = np.unique(np.stack([labels.astype(str), batch.astype(str)], axis=1), axis=0)
+    if np.unique(pairs[:, 0], return_counts=True)[1].max() < 2:
+        raise ValueError("Batch ASW needs a label with cells in at least two batches.")
+    return float(silhouette_batch(latent.astype(np.float32), labels, batch))
+
+
+def graph_connectivity(latent, labels, n_neighbors: int = 15) -> float:
+    """Mean share of a label's cells in the largest component of its own neighbour graph.
+
+    1 means that every label stays in one piece (scIB: Luecken et al., Nature Methods 2022;
+    computed by scib-metrics on the exact graph of `n_neighbors`, the cell itself counted).
+
+    Raises
+    ------
+    ImportError
+        Without scib-metrics.
+    """
+    latent, labels = check_latent(latent, labels)
+    try:
+        from scib_metrics import graph_connectivity as connectivity
+        from scib_metrics.nearest_neighbors import NeighborsResults
+    except ImportError as error:
+        raise ImportError(_SCIB_HINT) from error
+    k = min(n_neighbors, len(latent))
+    distances, indices = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(latent)
+    return float(connectivity(NeighborsResults(indices=indices, distances=distances), labels))
+
+
+def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
+    """Fraction of samples closer than the true match: 0 is best, 0.5 is chance.
+
+    Row i of both latents [n, d] is the same cell, seen through two modalities. The fraction of
+    other cells of the second that are nearer than the match, averaged over the cells and over
+    both directions (Liu et al., WABI 2019). Distances are made for `chunk` cells at a time.
+    """
+    latent_a, latent_b = check_latent(latent_a)[0], check_latent(latent_b)[0]
+    if latent_a.shape != latent_b.shape or len(latent_a) < 2:
+        raise ValueError(
+            f"Both latents need the same cells (two or more) and dimensions, "
+            f"got {latent_a.shape} and {latent_b.shape}."
+        )
+    n, nearer = len(latent_a), 0
+    for one, other in ((latent_a, latent_b), (latent_b, latent_a)):
+        for start in range(0, n, chunk):
+            distances = cdist(one[start : start + chunk], other)
+            rows = np.arange(len(distances))
+            nearer += (distances < distances[rows, rows + start][:, None]).sum()
+    return float(nearer / (2 * n * (n - 1)))

@@ -1,0 +1,191 @@
+"""What a CrossAttentionMAEModule takes from the data before and between its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mumask.data import keys
+from mumask.nn import as_dense
+from mumask.nn._inputs import principal_axes
+
+Minibatches = Callable[[], Iterable[Mapping[str, Tensor]]]
+
+
+class MAEPreparation:
+    """Constants, starting values and stages of the module it is mixed into."""
+
+    def fit_inputs(self, minibatches: Minibatches) -> None:
+        """Set the constants of input normalisation, and class weights, from training data.
+
+        Parameters
+        ----------
+        minibatches
+            Returns a fresh iterator over the training minibatches; called twice per modality.
+        """
+        for name in self.names:
+            self.encoders[name].norm.fit(
+                lambda name=name: (
+                    (as_dense(t[keys.values_key(name)]), self.measured(t, name))
+                    for t in minibatches()
+                    if t[keys.PRESENCE][:, self.names.index(name)].any()
+                )
+            )
+
+    @torch.no_grad()
+    def start_from_axes(self, minibatches: Minibatches) -> None:
+        """Start encoders and decoders at the principal axes of the training data.
+
+        A token then begins as its share of the cell's principal components, the mean of all
+        tokens as the components themselves, and the decoder as the way back. A few epochs of
+        masked training from a random start find only the first handful of these directions.
+
+        Parameters
+        ----------
+        minibatches
+            As for :meth:`fit_inputs`, which comes first.
+        """
+        for name, part in self.fusion.slices.items():
+            first, width = part.start, part.stop - part.start
+            encoder, decoder = self.encoders[name], self.decoders[name]
+
+            def rows(name=name, norm=encoder.norm):
+                for t in minibatches():
+                    if t[keys.PRESENCE][:, self.names.index(name)].any():
+                        yield norm(as_dense(t[keys.values_key(name)]), self.measured(t, name))
+
+            n_axes = min(encoder.tokens.n_features, width, encoder.tokens.value.shape[2])
+            axes, deviation = principal_axes(rows, n_axes)
+            # Components so scaled that those of a modality have unit variance in total.
+            scale = deviation**self.whiten
+            scale = scale * (deviation / scale).square().sum().sqrt()
+            encoder.tokens.start_from(axes / scale)
+            decoder.start_from(encoder.tokens.group((axes * scale).T).permute(1, 0, 2))
+            columns = torch.arange(n_axes)
+            for layer, to, of in (
+                (self.fusion.to_latent[name], columns, columns),
+                (decoder.from_latent, columns, first + columns),
+            ):
+                layer.weight.mul_(0.1).index_put_((to, of), torch.ones(n_axes).to(axes))
+                layer.bias.zero_()
+
+    @torch.no_grad()
+    def calibrate(self, minibatches: Minibatches) -> None:
+        """Centre the embedding and give every modality's part the same total variance.
+
+        Which modality varies most in the embedding is otherwise an accident of loss weights and
+        numbers of features, and decides what neighbours and clusters look like. Call it after
+        stage 1; it changes neither masked training nor decoding.
+
+        Parameters
+        ----------
+        minibatches
+            As for :meth:`fit_inputs`.
+        """
+        training = self.training
+        self.eval()
+        z = torch.cat([self.inference(t)["z"] for t in minibatches()])
+        self.train(training)
+        self.latent_mean.copy_(z.mean(0))
+        for part in self.fusion.slices.values():
+            total = z[:, part].var(0, correction=0).sum()
+            self.latent_scale[part] = total.sqrt().clamp(min=1e-6)
+        deviation = z.std(0, correction=0).clamp(min=1e-6)
+        self.head_scale.copy_(self.latent_scale / deviation.maximum(0.02 * self.latent_scale))
+
+    def fit_class_weights(self, labels: Tensor) -> None:
+        """Weights of the classes from the labelled training cells: frequency ``** -balance``."""
+        counts = torch.bincount(labels[labels < self.n_classes].flatten(), minlength=self.n_classes)
+        weight = counts.clamp(min=1).float() ** -self.balance
+        # On average over the labelled cells the weight is one.
+        self.class_weight.copy_(
+            weight * counts.sum().clamp(min=1) / (weight * counts).sum().clamp(min=1e-8)
+        )
+
+    def fit_head(self, minibatches: Minibatches, penalty: float = 1.0) -> None:
+        """Fit the head to the labelled cells while all else is frozen (logistic regression).
+
+        Fine-tuning from there only has to improve on a good head; with a random one, its first
+        steps spoil what stage 1 has learned (Kumar et al., ICLR 2022).
+
+        Parameters
+        ----------
+        minibatches
+            As for :meth:`fit_inputs`; unlabelled cells do not count.
+        penalty
+            Half of it times the squared weights is added to the summed cross-entropy.
+        """
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            pairs = [(self.inference(t)["corrected"], t[keys.LABELS][:, 0]) for t in minibatches()]
+        self.train(training)
+        z, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+        seen = labels < self.n_classes
+        z, labels = (z[seen] * self.head_scale).detach(), labels[seen]
+        if not len(labels):
+            return
+        weight = z.new_zeros(self.n_classes, z.shape[1], requires_grad=True)
+        bias = z.new_zeros(self.n_classes, requires_grad=True)
+        solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+        def objective():
+            solver.zero_grad()
+            entropy = F.cross_entropy(
+                z @ weight.T + bias, labels, weight=self.class_weight, reduction="sum"
+            )
+            loss = (entropy + 0.5 * penalty * weight.square().sum()) / len(labels)
+            loss.backward()
+            return loss
+
+        with torch.enable_grad():
+            solver.step(objective)
+        head = self.classifier[-1]
+        with torch.no_grad():
+            head.weight.copy_(weight / self.head_gain)
+            head.bias.copy_(bias / self.head_gain)
+
+    def set_stage(
+        self, stage: Literal["pretrain", "finetune"], presence: Tensor | None = None
+    ) -> list[nn.Parameter]:
+        """Enter a stage and freeze what takes no part in it.
+
+        Parameters
+        ----------
+        stage
+            ``"pretrain"`` (encoders, fusion, decoders) or ``"finetune"`` (encoders, fusion, head;
+            decoders are dropped).
+        presence
+            Bool ``(n_cells, n_modalities)`` of the training data. Without an absent modality its
+            stand-in is not used; a modality no cell has leaves its encoder and decoder unused.
+            None = any mosaic.
+
+        Returns
+        -------
+        The parameters that the stage trains. Each of them receives a gradient.
+        """
+        if stage == "finetune" and self.classifier is None:
+            raise ValueError("The module has no cell-type head: it was made with n_classes=0.")
+        self.stage = stage
+        used = {"fusion"}
+        hides = self.hidden_shares()[1] > 0
+        for column, name in enumerate(self.names):
+            here = None if presence is None else presence[:, column]
+            if here is None or here.any():
+                used |= {f"encoders.{name}"}
+                used |= {f"decoders.{name}"} if stage == "pretrain" else set()
+        used |= {"decoder_covariates"} if stage == "pretrain" else {"classifier"}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(any(name.startswith(f"{part}.") for part in used))
+        for column, name in enumerate(self.names if len(self.names) > 1 else []):
+            if presence is not None:
+                rivals = presence[:, column] & (presence.sum(1) > 1)
+                absent = not bool(presence[:, column].all()) or (hides and bool(rivals.any()))
+            else:
+                absent = True
+            self.fusion.stand_ins[name].requires_grad_(absent)
+        return [p for p in self.parameters() if p.requires_grad]

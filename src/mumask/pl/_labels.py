@@ -1,0 +1,84 @@
+"""True against predicted labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+
+from ._utils import finish
+
+
+def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
+    """Draw where the cells of each true label went, as shares of the row.
+
+    Parameters
+    ----------
+    true, predicted
+        Labels of the same cells [n], in the same order. Predicted labels that are no true label
+        (or clusters, with names of their own) become further columns.
+    ax
+        Axes to draw into.
+    cmap
+        Colour map of the share, 0 to 1.
+    show, save
+        As in scanpy; `save` is the path of a file.
+
+    Returns
+    -------
+    The matplotlib Axes.
+    """
+    true, predicted = _labels(true), _labels(predicted)
+    if len(true) != len(predicted):
+        raise ValueError(f"{len(true)} true labels but {len(predicted)} predicted ones.")
+    table = pd.crosstab(true.to_numpy(), predicted.to_numpy())
+    rows = [name for name in true.cat.categories if name in table.index]
+    own = set(table.columns)
+    columns = [name for name in rows if name in own]
+    further = [name for name in predicted.cat.categories if name in own and name not in rows]
+    if columns:  # true labels that nothing was given to keep their empty column
+        columns = rows + further
+    else:  # clusters: put each beside the label most of it is
+        columns = sorted(further, key=lambda name: rows.index(table.loc[rows, name].idxmax()))
+    counts = table.reindex(index=rows, columns=columns, fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0)
+
+    if ax is None:
+        size = (2.6 + 0.5 * len(columns), 1.6 + 0.42 * len(rows))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    few = max(shares.shape) <= 20
+    notes = np.where(shares >= 0.005, (100 * shares).round().astype(int).astype(str), "")
+    sns.heatmap(
+        shares,
+        ax=ax,
+        vmin=0,
+        vmax=1,
+        cmap=cmap,
+        annot=notes if few else False,
+        fmt="",
+        linewidths=0.5 if few else 0,
+        linecolor="white",
+        cbar_kws={"label": "share of the true label", "shrink": 0.8},
+        xticklabels=True,
+        yticklabels=[f"{name}  ({n:,})" for name, n in counts.sum(axis=1).items()],
+    )
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true (cells)")
+    plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+    plt.setp(ax.get_yticklabels(), rotation=0)
+    ax.tick_params(length=0)
+    agree = (true.astype(str).to_numpy() == predicted.astype(str).to_numpy()).mean()
+    if set(rows) & own:
+        ax.set_title(f"{100 * agree:.1f} % of {len(true):,} cells agree", fontsize="medium")
+    return finish(ax.figure, ax, show, save)
+
+
+def _labels(values) -> pd.Series:
+    """Labels as categories of strings, in the order of the categories they came with."""
+    values = values if isinstance(values, pd.Series) else pd.Series(values)
+    if values.isna().any():
+        raise ValueError("Some labels are missing (NaN); compare only the cells that have one.")
+    values = values.astype("category")
+    order = [str(name) for name in values.cat.categories]
+    return values.astype(str).astype(pd.CategoricalDtype(order))

@@ -1,0 +1,163 @@
+"""The layout of a mosaic: which batch measured which modality and how much of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from matplotlib import pyplot as plt
+from matplotlib.patches import Patch, Rectangle
+
+from mumask.data._panels import find_panel
+from mumask.pp import panels
+
+from ._utils import finish, modality_colors
+
+_GAP = 0.06  # between columns of modalities, in the mean width of a column
+_ABSENT = {"facecolor": "none", "edgecolor": "#BBBBBB", "linestyle": (0, (3, 3)), "linewidth": 1}
+
+
+def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None):
+    """Draw which batch has which modality, as blocks of cells x features.
+
+    A row of blocks is a batch (taller with more cells), a column a modality (wider with more
+    features); neither is to scale, so that small ones stay readable. A dashed outline is a
+    modality the batch lacks. The hatched part of a block is the share of features off the
+    batch's panel: as recorded (see :func:`mumask.pp.panels`), or found as a model finds them,
+    zero in all cells of the batch though too frequent in the others for that to be chance. A
+    batch that measured a modality in part of its cells is split into one row for each combination.
+
+    Parameters
+    ----------
+    mdata
+        MuData; presence is read from the ``obs_names`` of its modalities.
+    batch_key
+        Column of ``mdata.obs``; None makes a row of every combination of modalities.
+    ax
+        Axes to draw into.
+    show, save
+        As in scanpy; `save` is the path of a file.
+
+    Returns
+    -------
+    The matplotlib Axes.
+    """
+    modalities = list(mdata.mod)
+    rows = _rows(mdata, batch_key)
+    recorded = panels(mdata, batch_key) if batch_key is not None else {}
+    measured = {mod: _measured(mdata, mod, rows, recorded.get(mod, {})) for mod in modalities}
+    widths = _sizes([mdata[mod].n_vars for mod in modalities])
+    heights = _sizes(rows["n_cells"])
+    lefts = np.cumsum([0, *(widths + _GAP)])[:-1]
+    if ax is None:
+        size = (2.2 + 2.2 * widths.sum(), 1.1 + 0.75 * heights.sum())
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+
+    colors, bottom, drawn = modality_colors(modalities), 0.0, set()
+    ticks = []
+    for i, row in rows.iterrows():
+        if i and row["batch"] != rows.loc[i - 1, "batch"]:
+            bottom += 2 * _GAP
+        middle = bottom + heights[i] / 2
+        ticks.append((middle, f"{row['batch']}\n{row['n_cells']:,} cells"))
+        for mod, left, width in zip(modalities, lefts, widths, strict=True):
+            block = ((left, bottom), width, heights[i])
+            if not row[mod]:
+                ax.add_patch(Rectangle(*block, **_ABSENT))
+                drawn.add("absent")
+                continue
+            n, total = measured[mod][i], mdata[mod].n_vars
+            ax.add_patch(Rectangle(*block, facecolor=colors[mod], alpha=0.25, edgecolor="none"))
+            shown = width * n / total
+            ax.add_patch(
+                Rectangle(
+                    (left, bottom), shown, heights[i], facecolor=colors[mod], edgecolor="none"
+                )
+            )
+            if n < total:
+                ax.add_patch(
+                    Rectangle(
+                        (left + shown, bottom), width - shown, heights[i], facecolor="none",
+                        edgecolor=colors[mod], hatch="////", linewidth=0,
+                    )
+                )  # fmt: skip
+                drawn.add("panel")
+                text = f"{n:,} of {total:,}"
+                label = ax.text(left + width / 2, middle, text, ha="center", va="center")
+                label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 2})
+        bottom += heights[i] + _GAP / 2
+
+    top = "{}\n{:,} features"
+    ax.set_xticks(lefts + widths / 2, [top.format(mod, mdata[mod].n_vars) for mod in modalities])
+    ax.set_yticks(*zip(*ticks, strict=True))
+    ax.tick_params(length=0, labelsize="medium")
+    ax.xaxis.tick_top()
+    for tick, mod in zip(ax.get_xticklabels(), modalities, strict=True):
+        tick.set_color(colors[mod])
+        tick.set_fontweight("bold")
+    ax.set_xlim(-_GAP / 2, lefts[-1] + widths[-1] + _GAP / 2)
+    ax.set_ylim(bottom, -_GAP / 2)
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
+    _legend(ax, drawn)
+    return finish(ax.figure, ax, show, save)
+
+
+def _rows(mdata, batch_key):
+    """One row per batch and combination of modalities: batch, n_cells, a bool per modality."""
+    table = pd.DataFrame(
+        {mod: mdata.obs_names.isin(mdata[mod].obs_names) for mod in mdata.mod},
+        index=mdata.obs_names,
+    )
+    modalities = list(table)
+    if batch_key is None:
+        names = table.apply(lambda has: " + ".join(np.array(modalities)[has.to_numpy()]), axis=1)
+        table.insert(0, "batch", names)
+        order = list(pd.unique(names))
+    elif batch_key in mdata.obs:
+        column = mdata.obs[batch_key].astype("category")
+        table.insert(0, "batch", column.astype(str))
+        order = [str(name) for name in column.cat.categories]
+    else:
+        raise KeyError(f"{batch_key!r} is not a column of mdata.obs; it has {list(mdata.obs)}.")
+    groups = table.groupby(list(table), sort=False).size().rename("n_cells").reset_index()
+    rank = groups["batch"].map({name: i for i, name in enumerate(order)})
+    order = np.lexsort([-groups["n_cells"], rank])
+    rows = groups.iloc[order].reset_index(drop=True)
+    rows.attrs["cells"] = table
+    return rows
+
+
+def _measured(mdata, mod, rows, recorded):
+    """Features of a modality that each row's batch measured: as recorded, or as a model finds."""
+    adata, cells = mdata[mod], rows.attrs["cells"]
+    batch = cells["batch"].reindex(adata.obs_names).to_numpy()
+    names = list(pd.unique(batch))
+    nonzero = []
+    for name in names:
+        X = adata[batch == name].X
+        nonzero.append(np.asarray(((X if sp.issparse(X) else np.asarray(X)) != 0).sum(0)).ravel())
+    panel = find_panel(np.stack(nonzero), np.array([(batch == name).sum() for name in names]))
+    n = dict(zip(names, panel.sum(1).tolist(), strict=True))
+    n |= {name: len(features) for name, features in recorded.items()}
+    return [n[row["batch"]] if row[mod] else 0 for _, row in rows.iterrows()]
+
+
+def _sizes(counts):
+    """Drawn sizes around 1: grow with the logarithm, the smallest at least half the largest."""
+    logs = np.log10(np.asarray(counts, dtype=float) + 1)
+    return (sizes := np.clip(logs / logs.max(), 0.5, 1)) / sizes.mean()
+
+
+def _legend(ax, drawn):
+    handles = []
+    if "absent" in drawn:
+        handles.append(Patch(label="not measured", **_ABSENT))
+    if "panel" in drawn:
+        handles.append(
+            Patch(facecolor="white", edgecolor="#777777", hatch="////", label="off the panel")
+        )
+    if handles:
+        ax.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False
+        )

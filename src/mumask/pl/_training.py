@@ -1,0 +1,105 @@
+"""The course of training."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from ._utils import finish
+
+_COLORS = {"train": "#4C72B0", "validation": "#DD8452", "": "#555555"}
+_FIRST = ("loss", "elbo", "reconstruction")
+
+
+def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=None, save=None):
+    """Draw every quantity logged in training over the epochs, train beside validation.
+
+    Parameters
+    ----------
+    model_or_history
+        A trained model, or its ``history``: a dict of DataFrames with the epoch as index, as
+        scvi-tools keeps it.
+    keys
+        Quantities to draw, without their train or validation part (``"elbo"``, ``"loss"``);
+        None draws all that were logged per epoch.
+    skip
+        Leave out the first epochs, whose losses often hide the rest.
+    n_columns
+        Axes per row of the figure.
+    show, save
+        As in scanpy; `save` is the path of a file.
+
+    Returns
+    -------
+    List of matplotlib Axes, one per quantity.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained or a key was not logged.
+    """
+    history = getattr(model_or_history, "history", model_or_history)
+    if not history:
+        raise ValueError("There is no history; train the model first.")
+    curves = _group(history)
+    if keys is not None:
+        if missing := [key for key in keys if key not in curves]:
+            raise ValueError(f"Not logged: {missing}; there are {list(curves)}.")
+        curves = {key: curves[key] for key in keys}
+    n_columns = min(n_columns, len(curves))
+    n_rows = -(-len(curves) // n_columns)
+    figure, grid = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(3.6 * n_columns, 2.7 * n_rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    for ax in grid.flat[len(curves) :]:
+        ax.remove()
+    axes = list(grid.flat[: len(curves)])
+    for ax, (name, splits) in zip(axes, curves.items(), strict=True):
+        for split, values in splits.items():
+            values = values[values.index >= skip]
+            marker = "o" if len(values) == 1 else None  # a line of one epoch would not be seen
+            ax.plot(
+                values.index,
+                values,
+                color=_COLORS[split],
+                label=split or name,
+                marker=marker,
+                lw=1.8,
+            )
+        ax.set_title(name.replace("_", " "))
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", alpha=0.25)
+        if set(splits) != {""}:
+            ax.legend(frameon=False)
+    return finish(figure, axes, show, save)
+
+
+def _group(history):
+    """Quantity -> split -> Series over epochs; per-step logs go where per-epoch ones exist."""
+    curves: dict[str, dict[str, pd.Series]] = {}
+    for key, table in history.items():
+        if key.endswith("_step"):
+            continue
+        name, split = key.removesuffix("_epoch"), ""
+        if match := re.fullmatch(r"(train|validation)_(.+)|(.+)_(train|validation)", name):
+            split = match[1] or match[4]
+            name = match[2] or match[3]
+        column = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else pd.Series(table)
+        values = pd.to_numeric(column, errors="coerce").dropna()
+        if len(values) and np.isfinite(values).any():
+            curves.setdefault(name, {})[split] = values
+
+    def rank(name):
+        return next((i for i, first in enumerate(_FIRST) if name.startswith(first)), len(_FIRST))
+
+    return {name: curves[name] for name in sorted(curves, key=rank)}

@@ -1,0 +1,62 @@
+"""What every plot shares: finishing a figure, colours, one table out of many kinds."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from matplotlib import pyplot as plt
+
+# One colour per modality in every picture; further modalities take the rest of the cycle.
+_MODALITY_COLORS = {"rna": "#4C72B0", "protein": "#DD8452", "prot": "#DD8452", "adt": "#DD8452"}
+_MODALITY_COLORS |= {"atac": "#55A868", "spatial": "#8172B3"}
+_SPARE_COLORS = ("#C44E52", "#8172B3", "#64B5CD", "#CCB974", "#DA8BC3", "#8C8C8C", "#937860")
+
+
+def finish(figure, axes, show: bool | None, save: str | PathLike | None):
+    """Save and show as asked, and hand back `axes`.
+
+    Without `show` a window opens only where there is one (not in notebooks, which draw the figure
+    themselves, nor in scripts without a display), if scanpy's ``settings.autoshow`` is on and
+    the figure is not saved.
+    """
+    if save:
+        figure.savefig(save, bbox_inches="tight", dpi=200)
+    if show is None:
+        window = figure.canvas.required_interactive_framework is not None
+        show = window and sc.settings.autoshow and not save
+    if show:
+        plt.show()
+    return axes
+
+
+def modality_colors(modalities) -> dict[str, str]:
+    """Colour of each modality: known names keep theirs, others take unused ones in order."""
+    colors, spare = {}, iter(_SPARE_COLORS * (1 + len(modalities)))
+    for mod in modalities:
+        known = _MODALITY_COLORS.get(mod.lower())
+        colors[mod] = known if known not in (None, *colors.values()) else next(spare)
+    return colors
+
+
+def category_colors(n: int) -> list[str]:
+    """`n` colours, scanpy's own palettes for the number of categories."""
+    palettes = sc.pl.palettes
+    for palette in (palettes.default_20, palettes.default_28, palettes.default_102):
+        if n <= len(palette):
+            return list(palette[:n])
+    return [palettes.default_102[i % 102] for i in range(n)]
+
+
+def as_table(values) -> pd.DataFrame:
+    """Dense cells x features table of an AnnData, DataFrame, sparse or dense matrix."""
+    if isinstance(values, pd.DataFrame):
+        return values
+    if isinstance(values, AnnData):
+        return values.to_df()
+    values = values.toarray() if sp.issparse(values) else np.asarray(values)
+    return pd.DataFrame(values, columns=[f"feature {j}" for j in range(values.shape[1])])

@@ -1,0 +1,250 @@
+"""One mosaic MuData out of batches with different modalities and panels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from ._mudata import make_mudata
+from ._panels import PANEL_KEY, record_panels
+
+logger = logging.getLogger("mumask")
+
+
+def concat_batches(
+    batches: Mapping[str, AnnData | MuData | Mapping[str, AnnData]],
+    *,
+    modality: str = "rna",
+    batch_key: str = "batch",
+    obs_keys: Sequence[str] = (),
+    unlabeled_category: str = "Unknown",
+) -> MuData:
+    """Build a mosaic MuData from batches that measured different modalities and features.
+
+    Parameters
+    ----------
+    batches
+        Batch name -> what it measured: an AnnData (of the modality `modality`), a dict modality
+        -> AnnData, or a MuData. Cells of one batch are matched over modalities by name.
+    modality
+        Name of the modality of a plain AnnData.
+    batch_key
+        Column of ``mdata.obs`` to write the batch names to.
+    obs_keys
+        Columns of the batches' obs to bring up to ``mdata.obs`` even if some cells lack them;
+        text is filled with `unlabeled_category`. Columns that every cell has, with one value in
+        all its modalities, come up anyway.
+    unlabeled_category
+        Entry for cells without a label, as in ``setup_mudata``.
+
+    Returns
+    -------
+    MuData in which a modality has the union of the features of its batches, in order of first
+    appearance, and only the cells that have the modality. A feature a batch did not measure is
+    stored as a zero (free in sparse data) and recorded as not measured in
+    ``mdata[modality].varm["measured"]``; hand :func:`panels` to ``setup_mudata`` to mask it.
+    Names of cells that occur in two batches lead to the batch name before all names. ``obsm``
+    (``"spatial"``) is kept, NaN in batches without it; layers are kept if all batches have
+    them. The batches are not changed.
+
+    Raises
+    ------
+    ValueError
+        If cell or feature names within a batch are not unique, or a batch is empty.
+
+    Examples
+    --------
+    >>> mdata = concat_batches({"cite": {"rna": rna, "protein": protein}, "merfish": spatial})
+    >>> mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch", panels=mumask.pp.panels(mdata))
+    """
+    parts = {str(name): _modalities(value, modality) for name, value in batches.items()}
+    if not parts:
+        raise ValueError("`batches` is empty.")
+    _check(parts)
+    prefix = _needs_prefix(parts)
+    if prefix:
+        logger.info("Cell names occur in several batches: each now begins with its batch and '_'.")
+    names = list(dict.fromkeys(name for by_mod in parts.values() for name in by_mod))
+    merged = {}
+    for name in names:
+        members = {batch: by_mod[name] for batch, by_mod in parts.items() if name in by_mod}
+        merged[name] = _merge(name, members, prefix)
+    mdata = make_mudata(merged)
+    cells = {b: _cells(b, by_mod, prefix) for b, by_mod in parts.items()}
+    owner = pd.Series({cell: batch for batch, index in cells.items() for cell in index})
+    mdata.obs[batch_key] = pd.Categorical(owner.reindex(mdata.obs_names), categories=list(parts))
+    top = {
+        batch: value.obs.set_axis(_renamed(value.obs_names, batch, prefix), axis=0)
+        for batch, value in zip(parts, batches.values(), strict=True)
+        if isinstance(value, MuData)
+    }
+    _bring_up(mdata, top, list(obs_keys), batch_key, unlabeled_category)
+    return mdata
+
+
+def _modalities(value, modality: str) -> dict[str, AnnData]:
+    if isinstance(value, AnnData):
+        return {modality: value}
+    found = dict(value.mod if isinstance(value, MuData) else value)
+    for name, adata in found.items():
+        if not isinstance(adata, AnnData):
+            raise TypeError(
+                f"Modality {name!r} of a batch is a {type(adata).__name__}, no AnnData."
+            )
+    return found
+
+
+def _check(parts: Mapping[str, Mapping[str, AnnData]]) -> None:
+    for batch, by_mod in parts.items():
+        where = f"Batch {batch!r}"
+        if "/" in batch:
+            raise ValueError(f"{where}: a slash in a batch name cannot be written to a file.")
+        if not by_mod:
+            raise ValueError(f"{where} has no modality.")
+        for name, adata in by_mod.items():
+            where = f"Batch {batch!r}, modality {name!r}"
+            if 0 in adata.shape or adata.X is None:
+                raise ValueError(
+                    f"{where} is empty: {adata.n_obs} x {adata.n_vars}, X may be None."
+                )
+            for kind, index in (("obs", adata.obs_names), ("var", adata.var_names)):
+                if not index.is_unique:
+                    twice = index[index.duplicated()][0]
+                    raise ValueError(
+                        f"{where}: {kind} names are not unique ({twice!r}). Call "
+                        f"adata.{kind}_names_make_unique() first."
+                    )
+
+
+def _cells(batch: str, by_mod: Mapping[str, AnnData], prefix: bool) -> pd.Index:
+    """Cells of a batch over its modalities, in order of first appearance."""
+    names = list(dict.fromkeys(cell for adata in by_mod.values() for cell in adata.obs_names))
+    return _renamed(pd.Index(names), batch, prefix)
+
+
+def _renamed(names: pd.Index, batch: str, prefix: bool) -> pd.Index:
+    return pd.Index([f"{batch}_{name}" for name in names]) if prefix else names.astype(str)
+
+
+def _needs_prefix(parts) -> bool:
+    def unique(prefix):
+        lists = [_cells(batch, by_mod, prefix) for batch, by_mod in parts.items()]
+        return lists[0].append(lists[1:]).is_unique
+
+    if unique(False):
+        return False
+    if not unique(True):
+        raise ValueError(
+            "Cell names are not unique, not even with their batch before them. Rename the batches."
+        )
+    return True
+
+
+def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
+    """One modality of all batches, rows in their order, columns the union of features."""
+    union = list(dict.fromkeys(f for adata in members.values() for f in adata.var_names))
+    union = pd.Index(union, dtype=object)
+    measured = np.stack([union.isin(adata.var_names) for adata in members.values()])
+    layers = set.intersection(*(set(adata.layers) for adata in members.values()))
+    lost = set().union(*(adata.layers for adata in members.values())) - layers
+    if lost:
+        logger.info(
+            "Modality %r: layers %s are not in every batch and left out.", name, sorted(lost)
+        )
+    pieces = []
+    for batch, adata in members.items():
+        columns = union.get_indexer(adata.var_names)
+        piece = AnnData(
+            _widen(adata.X, columns, len(union), measured.all()),
+            obs=adata.obs.set_axis(_renamed(adata.obs_names, batch, prefix), axis=0),
+            var=pd.DataFrame(index=union),
+            layers={
+                layer: _widen(adata.layers[layer], columns, len(union), measured.all())
+                for layer in layers
+            },
+        )
+        for key, value in adata.obsm.items():
+            if isinstance(value, pd.DataFrame):
+                value = value.set_axis(piece.obs_names, axis=0)
+            piece.obsm[key] = value
+        piece.uns.update(adata.uns)
+        pieces.append(piece)
+    # features are aligned by now, so "outer" concerns obs columns and obsm alone
+    merged = anndata.concat(pieces, join="outer", uns_merge="unique")
+    merged.var = _features([adata.var for adata in members.values()], union)
+    merged.varm[PANEL_KEY] = record_panels(measured, union, list(members))
+    for batch, row in zip(members, measured, strict=True):
+        if not row.all():
+            logger.info(
+                "Modality %r: batch %r measured %d of %d features.",
+                name,
+                batch,
+                row.sum(),
+                len(row),
+            )
+    return merged
+
+
+def _widen(values, columns: np.ndarray, n_features: int, full: bool):
+    """Values with their columns moved to `columns` of `n_features`; the others are zero."""
+    if full and not sparse.issparse(values):
+        wide = np.empty_like(np.asarray(values))
+        wide[:, columns] = values
+        return wide
+    source = sparse.csr_matrix(values)
+    shape = (source.shape[0], n_features)
+    # a copy, because sorting is done in place and `values` belong to the user
+    moved = sparse.csr_matrix(
+        (source.data.copy(), columns[source.indices], source.indptr.copy()), shape=shape
+    )
+    moved.sort_indices()
+    return moved
+
+
+def _features(tables: Sequence[pd.DataFrame], union: pd.Index) -> pd.DataFrame:
+    """Annotation of the features; where batches differ the first that has the feature counts."""
+    var = pd.concat(tables)
+    var = var[~var.index.duplicated()].reindex(union)
+    columns = dict.fromkeys(column for table in tables for column in table)
+    for column in columns:
+        for table in tables:
+            if column in table and var[column].isna().any():
+                var[column] = var[column].where(var[column].notna(), table[column].reindex(union))
+    return var
+
+
+def _bring_up(
+    mdata: MuData, top: dict, obs_keys: list[str], batch_key: str, unlabeled: str
+) -> None:
+    """Columns of obs for the top level, where what the modalities say of a cell agrees."""
+    tables = [*top.values(), *(adata.obs for adata in mdata.mod.values())]
+    names = dict.fromkeys(name for table in tables for name in table if ":" not in str(name))
+    if missing := [key for key in obs_keys if key not in names]:
+        raise KeyError(f"`obs_keys`: no batch has {missing}; they have {list(names)}.")
+    for name in names:
+        if name == batch_key:
+            continue
+        values = [table[name].dropna().astype(object) for table in tables if name in table]
+        stacked = pd.concat(values)
+        by_cell = stacked.groupby(stacked.index, sort=False)
+        asked = name in obs_keys
+        if by_cell.nunique().max() > 1:
+            if asked:
+                raise ValueError(f"`obs_keys`: the modalities of a cell differ in {name!r}.")
+            continue
+        column = by_cell.first().reindex(mdata.obs_names)
+        if column.isna().any():
+            if not asked:
+                continue
+            if not pd.api.types.is_numeric_dtype(stacked.infer_objects()):
+                column = column.fillna(unlabeled)
+        column = column.infer_objects()
+        text = pd.api.types.infer_dtype(column) == "string"
+        mdata.obs[name] = column.astype("category") if text else column

@@ -1,0 +1,100 @@
+"""Small things that every preparation needs of a MuData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from mumask.data import keep_order
+
+# What a modality measures, by the names and the 10x feature types people use.
+KINDS = {
+    "rna": ("rna", "gex", "gene", "genes", "mrna", "expression", "gene expression"),
+    "protein": ("protein", "proteins", "prot", "adt", "ab", "cite", "antibody capture"),
+    "atac": ("atac", "peaks", "peak", "chromatin", "accessibility"),
+}
+
+
+def make_mudata(modalities: Mapping[str, AnnData]) -> MuData:
+    """MuData of the modalities, without columns at the top."""
+    with keep_order():
+        return MuData(dict(modalities))
+
+
+def copy_mudata(mdata: MuData) -> MuData:
+    """Data of its own."""
+    with keep_order():
+        return mdata.copy()
+
+
+def replace_modalities(mdata: MuData, changed: Mapping[str, AnnData]) -> None:
+    """Put other objects in place of modalities; cells and features may have become fewer."""
+    with keep_order():
+        for name, adata in changed.items():
+            mdata.mod[name] = adata
+        mdata.update()
+        left = np.zeros(mdata.n_obs, dtype=bool)
+        for adata in mdata.mod.values():
+            left |= mdata.obs_names.isin(adata.obs_names)
+        if not left.all():  # update() keeps the rows of cells that lost their last modality
+            mdata._inplace_subset_obs(left)
+
+
+def get_modality(mdata: MuData, modality: str, layer: str | None = None) -> AnnData:
+    """One modality that may be written to.
+
+    Raises
+    ------
+    TypeError
+        If `mdata` is no MuData.
+    KeyError
+        If the modality or layer is not there.
+    ValueError
+        If `mdata` is a view, to which a result would not be attached, or backed by a file.
+    """
+    if not isinstance(mdata, MuData):
+        raise TypeError(
+            f"Expected a MuData, got {type(mdata).__name__}. Wrap an AnnData: "
+            "mudata.MuData({'rna': adata})."
+        )
+    if modality not in mdata.mod:
+        raise KeyError(f"Modality {modality!r} is not in the MuData; it has {list(mdata.mod)}.")
+    if mdata.is_view:
+        raise ValueError("`mdata` is a view; make it data of its own first: mdata = mdata.copy().")
+    adata = mdata.mod[modality]
+    if adata.isbacked:
+        raise ValueError(
+            f"Modality {modality!r} is backed by a file; read it into memory to prepare it: "
+            "mudata.read_h5mu(path)."
+        )
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"Modality {modality!r} has no layer {layer!r}; it has {list(adata.layers)}."
+        )
+    return adata
+
+
+def kind_of(modality: str, adata: AnnData) -> str | None:
+    """``"rna"``, ``"protein"`` or ``"atac"`` by the name of the modality or its feature types."""
+    names = [modality]
+    if "feature_types" in adata.var:
+        names += list(pd.unique(adata.var["feature_types"].astype(str)))
+    for name in names:
+        for kind, known in KINDS.items():
+            if name.lower() in known:
+                return kind
+    return None
+
+
+def column_by_cell(mdata: MuData, adata: AnnData, key: str) -> pd.Series:
+    """Column of the obs of `mdata` for the cells of one modality, in its order."""
+    if key not in mdata.obs:
+        raise KeyError(f"`batch_key`: {key!r} is not in mdata.obs: {list(mdata.obs.columns)}.")
+    column = mdata.obs[key].reindex(adata.obs_names)
+    if column.isna().any():
+        raise ValueError(f"`batch_key`: {key!r} is missing (NaN) in {column.isna().sum()} cells.")
+    return column.astype(str).astype("category")

@@ -1,0 +1,119 @@
+"""Choosing features of one modality."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Literal
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from mumask.data import matrix_of
+
+from ._mudata import column_by_cell, copy_mudata, get_modality, kind_of, replace_modalities
+
+logger = logging.getLogger("mumask")
+
+
+def select_features(
+    mdata: MuData,
+    modality: str = "rna",
+    n_top: int = 2000,
+    *,
+    batch_key: str | None = None,
+    layer: str | None = None,
+    flavor: Literal["auto", "seurat", "seurat_v3", "frequency"] = "auto",
+    inplace: bool = False,
+) -> MuData | None:
+    """Keep the most informative features of a modality.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data.
+    modality
+        Key of the modality. Proteins are chosen by hand for every panel and left as they are,
+        unless a flavor is named.
+    n_top
+        Number of features to keep; with fewer in the modality all stay.
+    batch_key
+        Column of ``mdata.obs``: features are ranked in each batch and those variable in most
+        batches are kept, as scanpy does it.
+    layer
+        Layer with the counts; ``X`` by default.
+    flavor
+        ``"seurat"``: dispersion of log-normalised counts (scanpy). ``"seurat_v3"``: variance of
+        standardised counts (scanpy; needs scikit-misc). ``"frequency"``: found in the most cells,
+        the usual choice for peaks. ``"auto"``: frequency for peaks, none for proteins, else
+        seurat.
+    inplace
+        Change `mdata` instead of returning new data.
+
+    Returns
+    -------
+    New MuData, or None with `inplace`.
+    """
+    adata = get_modality(mdata, modality, layer)
+    if n_top < 1:
+        raise ValueError(f"`n_top` is {n_top}; at least one feature has to stay.")
+    kind = kind_of(modality, adata)
+    if flavor == "auto":
+        flavor = {"protein": None, "atac": "frequency"}.get(kind, "seurat")
+    target = mdata if inplace else copy_mudata(mdata)
+    if flavor is None or n_top >= adata.n_vars:
+        logger.info("Modality %r: all %d features are kept.", modality, adata.n_vars)
+        return None if inplace else target
+    batch = None if batch_key is None else column_by_cell(mdata, adata, batch_key)
+    keep = rank_features(matrix_of(adata, layer), n_top, flavor, batch)
+    chosen = target.mod[modality][:, keep].copy()
+    logger.info(
+        "Modality %r: %d of %d features are kept (%s).", modality, keep.sum(), adata.n_vars, flavor
+    )
+    replace_modalities(target, {modality: chosen})
+    return None if inplace else target
+
+
+def rank_features(values, n_top: int, flavor: str, batch=None) -> np.ndarray:
+    """Which `n_top` features to keep.
+
+    Parameters
+    ----------
+    values
+        Counts, cells x features.
+    n_top
+        Number of features.
+    flavor
+        As in :func:`select_features`.
+    batch
+        Categorical batch of every cell, or None.
+
+    Returns
+    -------
+    Booleans of shape ``(n_features,)``.
+    """
+    if flavor == "frequency":
+        found = np.asarray((values > 0).sum(axis=0)).ravel()
+        keep = np.zeros(values.shape[1], dtype=bool)
+        keep[np.argsort(-found, kind="stable")[:n_top]] = True
+        return keep
+    shell = AnnData(sparse.csr_matrix(values, dtype=np.float32))
+    if batch is not None:
+        shell.obs["batch"] = batch.cat.remove_unused_categories().to_numpy()
+        shell.obs["batch"] = shell.obs["batch"].astype("category")
+    if flavor == "seurat":
+        sc.pp.normalize_total(shell, target_sum=1e4)
+        sc.pp.log1p(shell)
+    elif flavor != "seurat_v3":
+        raise ValueError(
+            f"`flavor` {flavor!r} is unknown; take 'seurat', 'seurat_v3' or 'frequency'."
+        )
+    with warnings.catch_warnings():  # deprecations inside of scanpy that no user can act on
+        warnings.simplefilter("ignore")
+        sc.pp.highly_variable_genes(
+            shell, n_top_genes=n_top, flavor=flavor, batch_key=None if batch is None else "batch"
+        )
+    return shell.var["highly_variable"].to_numpy()

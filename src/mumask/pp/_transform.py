@@ -1,0 +1,168 @@
+"""Values made from counts: written to a layer beside them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from mumask.data import matrix_of
+
+from ._mudata import get_modality
+
+
+def binarize(
+    mdata: MuData, modality: str = "atac", *, layer: str | None = None, to_layer: str | None = None
+) -> None:
+    """Set every value above 0 to 1, as the Bernoulli likelihood of peaks wants it.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data, changed in place.
+    modality
+        Key of the modality.
+    layer
+        Layer to read; ``X`` by default.
+    to_layer
+        Layer to write. By default ``X`` is replaced, and what was there is kept in
+        ``layers["counts"]`` unless that layer exists.
+
+    Notes
+    -----
+    Sparse stays sparse. Values that are not finite or negative are an error.
+    """
+    adata = get_modality(mdata, modality, layer)
+    values = _copy(adata, layer)
+    stored = values.data if sparse.issparse(values) else values
+    if stored.size and not (np.isfinite(stored).all() and stored.min() >= 0):
+        raise ValueError(
+            f"Modality {modality!r} has negative, NaN or infinite values; binarise counts."
+        )
+    stored[...] = stored > 0
+    if sparse.issparse(values):
+        values.eliminate_zeros()
+    if to_layer is not None:
+        adata.layers[to_layer] = values
+        return
+    if "counts" not in adata.layers:
+        adata.layers["counts"] = adata.X
+    adata.X = values
+
+
+def lognorm(
+    mdata: MuData,
+    modality: str = "rna",
+    *,
+    layer: str | None = None,
+    to_layer: str = "lognorm",
+    target_sum: float = 1e4,
+) -> None:
+    """Counts per `target_sum`, then ``log(1 + x)``, by scanpy.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data, changed in place: a layer is added, ``X`` stays.
+    modality
+        Key of the modality.
+    layer
+        Layer with the counts; ``X`` by default.
+    to_layer
+        Layer to write.
+    target_sum
+        Total of every cell before the logarithm.
+    """
+    adata = get_modality(mdata, modality, layer)
+    shell = AnnData(_copy(adata, layer, float_values=True))
+    sc.pp.normalize_total(shell, target_sum=target_sum)
+    sc.pp.log1p(shell)
+    adata.layers[to_layer] = shell.X
+
+
+def clr(
+    mdata: MuData,
+    modality: str = "protein",
+    *,
+    layer: str | None = None,
+    to_layer: str = "clr",
+    axis: int = 0,
+) -> None:
+    """Centred log ratio of antibody counts, by muon.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data, changed in place: a layer is added, ``X`` stays.
+    modality
+        Key of the modality.
+    layer
+        Layer with the counts; ``X`` by default.
+    to_layer
+        Layer to write.
+    axis
+        0 centres each protein over the cells, 1 each cell over its proteins. With panels that
+        differ between batches take 1: zeros of a batch that did not measure a protein would
+        enter the mean over cells.
+    """
+    adata = get_modality(mdata, modality, layer)
+    values = _copy(adata, layer, float_values=True)
+    if sparse.issparse(values):  # muon warns when it has to convert
+        values = values.tocsc() if axis == 0 else values
+    shell = AnnData(values)
+    _muon().prot.pp.clr(shell, axis=axis)
+    adata.layers[to_layer] = shell.X.tocsr() if sparse.issparse(shell.X) else shell.X
+
+
+def tfidf(
+    mdata: MuData,
+    modality: str = "atac",
+    *,
+    layer: str | None = None,
+    to_layer: str = "tfidf",
+    **kwargs,
+) -> None:
+    """Term frequency - inverse document frequency of peaks, by muon.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data, changed in place: a layer is added, ``X`` stays.
+    modality
+        Key of the modality.
+    layer
+        Layer with counts or binary values; ``X`` by default.
+    to_layer
+        Layer to write.
+    **kwargs
+        Passed to :func:`muon.atac.pp.tfidf`, such as `log_tf`, `log_idf`, `scale_factor`.
+    """
+    adata = get_modality(mdata, modality, layer)
+    shell = AnnData(_copy(adata, layer, float_values=True))
+    with np.errstate(divide="ignore", invalid="ignore"):  # cells or peaks that are all zero give 0
+        _muon().atac.pp.tfidf(shell, **kwargs)
+    adata.layers[to_layer] = sparse.csr_matrix(shell.X)
+
+
+def _copy(adata: AnnData, layer: str | None, float_values: bool = False):
+    """Own copy of the values; sparse ones as CSR."""
+    values = matrix_of(adata, layer)
+    if values is None:
+        raise ValueError("The modality has no X. Name the layer to read.")
+    # csr_matrix even from a csr_array, which muon's CLR cannot take
+    values = sparse.csr_matrix(values, copy=True) if sparse.issparse(values) else np.array(values)
+    if float_values and values.dtype.kind != "f":
+        values = values.astype(np.float32)
+    return values
+
+
+def _muon():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it asks scanpy for `__version__`
+        import muon  # takes seconds to import, and few functions need it
+
+    return muon

@@ -1,0 +1,142 @@
+"""How and where values are stored does not matter for a minibatch."""
+
+from __future__ import annotations
+
+import mudata as md
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+STORAGES = {
+    "csc": sp.csc_matrix,
+    "dense": np.asarray,
+    "csr_array": sp.csr_array,
+    "csc_array": sp.csc_array,
+    "float32": lambda x: sp.csr_matrix(x.astype(np.float32)),
+    "fortran": np.asfortranarray,
+    **{
+        dtype: lambda x, dtype=dtype: sp.csr_matrix(x.astype(dtype))
+        for dtype in ("int64", "int32", "uint8", "uint16")
+    },
+    "dense int": lambda x: x.astype(np.int16),
+}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_storage_does_not_matter(make_mosaic, names, storage, by_name, assert_same_batch):
+    one, other = make_mosaic(), make_mosaic(storage=STORAGES[storage])
+    assert_same_batch(by_name(one, names), by_name(other, names))
+
+
+def test_booleans_are_binary(make_mosaic, names, by_name, assert_same_batch):
+    one, other = make_mosaic(), make_mosaic()
+    other["atac"].X = sp.csr_matrix(other["atac"].X.astype(bool))
+    assert_same_batch(by_name(one, names), by_name(other, names))
+
+
+def test_stored_zeros_and_unsorted_indices(
+    make_mosaic, names, by_name, manager_of, assert_same_batch
+):
+    one, other = make_mosaic(), make_mosaic()
+    x = other["atac"].X.tolil()
+    zeros = np.argwhere(x.toarray() == 0)[::7]
+    x = x.tocoo()
+    rows, cols = np.r_[x.row, zeros[:, 0]], np.r_[x.col, zeros[:, 1]]
+    values = np.r_[x.data, np.zeros(len(zeros))]
+    order = np.lexsort((-cols, rows))  # columns backwards in every row
+    indptr = np.r_[0, np.cumsum(np.bincount(rows, minlength=x.shape[0]))]
+    other["atac"].X = sp.csr_matrix((values[order], cols[order], indptr), shape=x.shape)
+    assert other["atac"].X.nnz > one["atac"].X.nnz
+    batch = manager_of(other).create_torch_dataset()[np.arange(other.n_obs)]["X_atac"]
+    assert (batch.values() if batch.layout == torch.sparse_csr else batch[batch != 0]).all()
+    assert_same_batch(by_name(one, names), by_name(other, names))
+
+
+def test_layers(make_mosaic, names, by_name, assert_same_batch):
+    one, other = make_mosaic(), make_mosaic()
+    for adata in other.mod.values():
+        adata.layers["raw"] = adata.X.copy()
+        adata.X = adata.X * 0.5
+    layers = dict.fromkeys(other.mod, "raw")
+    assert_same_batch(by_name(one, names), by_name(other, names, layers=layers))
+    for adata in other.mod.values():
+        adata.X = None
+    assert_same_batch(by_name(one, names), by_name(other, names, layers=layers))
+
+
+def test_view_of_a_mudata(mosaic, names, by_name, assert_same_batch):
+    before = by_name(mosaic, names)
+    parent = list(mosaic.uns)
+    mosaic.update()  # mudata itself cuts a view by obsmap
+    order = mosaic.obs_names[::-1]
+    view = mosaic[np.arange(mosaic.n_obs)[::-1]]
+    assert view.is_view
+    assert_same_batch(before, by_name(view, names))
+    assert list(view.obs_names) == list(order)
+    assert list(mosaic.uns) == parent
+
+
+def test_modalities_that_are_views(mosaic, names, by_name, assert_same_batch):
+    views = md.MuData({k: v[::-1] for k, v in mosaic.mod.items()})
+    views.obs["batch"] = mosaic.obs["batch"].reindex(views.obs_names)
+    assert all(adata.is_view for adata in views.mod.values())
+    assert_same_batch(by_name(mosaic, names), by_name(views, names))
+
+
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_backed_file(make_mosaic, names, storage, tmp_path, by_name, assert_same_batch):
+    mosaic = make_mosaic(storage=storage)
+    mosaic.write(tmp_path / "m.h5mu")
+    before = (tmp_path / "m.h5mu").read_bytes()
+    backed = md.read_h5mu(tmp_path / "m.h5mu", backed="r")
+    assert backed["rna"].isbacked
+    assert_same_batch(by_name(mosaic, names), by_name(backed, names))
+    backed.file.close()
+    assert (tmp_path / "m.h5mu").read_bytes() == before
+
+
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_features_are_matched_by_name(
+    make_mosaic, names, storage, by_name, manager_of, rebuilt, assert_same_batch
+):
+    mosaic = make_mosaic(storage=storage)
+    manager = manager_of(mosaic)
+    rng = np.random.default_rng(3)
+
+    def shuffle(adata):
+        return adata[:, rng.permutation(adata.n_vars)].copy()
+
+    other = rebuilt(mosaic, shuffle)
+    assert list(other["rna"].var_names) != list(mosaic["rna"].var_names)
+    batch = manager.transfer_fields(other).create_torch_dataset()
+    found = batch[other.obs_names.get_indexer(names)]
+    found = {k: v.to_dense().numpy() for k, v in found.items()}
+    assert_same_batch(by_name(mosaic, names), found)
+
+
+@pytest.mark.parametrize("storage", [sp.csr_matrix, np.asarray])
+def test_mask_layers(make_mosaic, names, storage, by_name):
+    mosaic = make_mosaic(storage=storage)
+    seen = np.random.default_rng(4).random(mosaic["protein"].shape) < 0.7
+    mosaic["protein"].layers["seen"] = storage(seen)
+    batch = by_name(mosaic, names, mask_layers={"protein": "seen"})
+    have = [name for name in names if name in mosaic["protein"].obs_names]
+    rows = mosaic["protein"].obs_names.get_indexer(have)
+    assert batch["mask_protein"].dtype == bool
+    np.testing.assert_array_equal(batch["mask_protein"], seen[rows])
+    assert "mask_rna" not in batch
+
+
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_data_are_read_as_they_are_now(make_mosaic, names, storage, manager_of):
+    """Changing the MuData after registration must not mix old rows with new ones."""
+    mosaic = make_mosaic(storage=storage)
+    manager = manager_of(mosaic)
+    manager.create_torch_dataset()[[0]]
+    mosaic.mod["rna"] = mosaic["rna"][::-1].copy()
+    mosaic.mod["rna"].X = mosaic["rna"].X * 2
+    found = manager.create_torch_dataset()[mosaic.obs_names.get_indexer(names)]["X_rna"]
+    have = [name for name in names if name in mosaic["rna"].obs_names]
+    x = mosaic["rna"][have].X
+    np.testing.assert_array_equal(found.to_dense(), x.toarray() if sp.issparse(x) else x)

@@ -1,0 +1,244 @@
+"""Training: scvi-tools' machinery works, label modes work, masks act, seeds repeat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from scvi.train import SaveCheckpoint
+
+from mumask import MaskedVAE
+from mumask.model._masked_vae import N_CLUSTERS
+from mumask.model._training import default_epochs
+
+
+def losses(model, name="elbo_train"):
+    return model.history_[name].to_numpy(dtype=float).ravel()
+
+
+@pytest.mark.parametrize("preset", [None, "inclust+"])
+@pytest.mark.parametrize("labels", [None, "some_labels", "cell_type"])
+def test_label_modes(mosaic, fit, preset, labels):
+    """Unsupervised, semi-supervised and supervised, each learns."""
+    setup = {"labels_key": labels} if labels else {}
+    if preset:
+        for adata in mosaic.mod.values():
+            adata.X = np.log1p(adata.X.toarray())
+        setup["likelihoods"] = dict.fromkeys(mosaic.mod, "gaussian")
+    model = fit(mosaic, setup=setup, epochs=6, preset=preset)
+    reconstruction = losses(model, "reconstruction_loss_train")
+    assert reconstruction[-1] < reconstruction[0]
+    assert np.isfinite(model.get_latent_representation()).all()
+    if labels:
+        assert model.classes == ["type0", "type1", "type2", "type3"]
+        cross_entropy = losses(model, "classification_loss_train")
+        assert cross_entropy[-1] < cross_entropy[0]
+    else:
+        assert model.classes == [str(k) for k in range(N_CLUSTERS)]
+        assert model.predict(soft=True).shape == (90, N_CLUSTERS)
+
+
+def test_no_classifier(mosaic, fit):
+    model = fit(mosaic, prior="standard", n_clusters=0)
+    with pytest.raises(ValueError, match="no classifier.*labels_key.*n_clusters"):
+        model.predict()
+
+
+def test_clusters_are_learned(mosaic, fit):
+    model = fit(mosaic, epochs=3, prior="clusters", n_clusters=5)
+    assert model.predict(soft=True).shape == (90, 5)
+    assert losses(model, "kl_local_train").size == 3
+    assert not torch.allclose(model.module.prior.means[0], model.module.prior.means[1])
+
+
+@pytest.mark.parametrize("train_size", [1.0, 0.1])
+def test_few_labels(mosaic, fit, train_size):
+    """Most minibatches have no labelled cell; with 0.1 all training cells have none."""
+    mosaic.obs["few"] = "Unknown"
+    mosaic.obs.loc[mosaic.obs_names[[0, 40]], "few"] = ["a", "b"]
+    model = fit(mosaic, setup={"labels_key": "few"}, train={"train_size": train_size})
+    assert np.isfinite(losses(model)).all()
+    assert model.classes == ["a", "b"]
+    assert model.predict(soft=True).notna().all(axis=None)
+
+
+def test_covariates(mosaic, fit):
+    setup = {
+        "categorical_covariate_keys": ["site", "donor"],
+        "continuous_covariate_keys": ["age"],
+    }
+    model = fit(mosaic, setup=setup, arithmetic="add")
+    sizes = [len(emb.weight) for emb in model.module.decoder_covariates.embeddings]
+    assert sizes == [3, 2, 3]
+    before = model.get_normalized_expression(modality="rna", indices=[0])
+    mosaic.obs["age"] += 30
+    after = model.get_normalized_expression(modality="rna", indices=[0])
+    assert not np.allclose(before, after)
+
+
+def test_seeds(make_mosaic, fit):
+    results = []
+    for seed in (1, 1, 2):
+        scvi.settings.seed = seed
+        results.append(fit(make_mosaic(), epochs=2).get_latent_representation())
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.allclose(results[0], results[2])
+
+
+def test_one_modality(make_mosaic, fit):
+    model = fit(make_mosaic(batches={"a": ("rna",), "b": ("rna",)}), epochs=3)
+    assert losses(model)[-1] < losses(model)[0]
+    assert model.impute()["rna"].X.shape == (60, 14)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "gaussian"])
+def test_likelihoods(mosaic, fit, likelihood):
+    model = fit(mosaic, setup={"likelihoods": dict.fromkeys(["rna", "protein"], likelihood)})
+    assert type(model.module.likelihoods["atac"]).__name__ == "Bernoulli"
+    assert np.isfinite(losses(model)).all()
+    assert np.isfinite(model.get_normalized_expression(modality="rna")).all(axis=None)
+
+
+def test_kl_warmup_counts_steps(mosaic, fit):
+    plan = {"plan_kwargs": {"n_steps_kl_warmup": 12}}  # three steps per epoch
+    assert fit(mosaic, epochs=2, train=plan).trainer.lightning_module.kl_weight == pytest.approx(
+        0.5
+    )
+    assert fit(mosaic, epochs=5, train=plan).trainer.lightning_module.kl_weight == 1.0
+    assert fit(mosaic, epochs=1).trainer.lightning_module.kl_weight < 0.1
+
+
+def test_validation_and_early_stopping(mosaic, fit):
+    options = {
+        "train_size": 0.7,
+        "early_stopping": True,
+        "early_stopping_patience": 2,
+        "early_stopping_min_delta": 1e9,
+        "check_val_every_n_epoch": 1,
+    }
+    model = fit(mosaic, epochs=40, train=options)
+    assert len(losses(model, "elbo_validation")) < 10
+    assert len(model.train_indices) == 63
+    assert len(set(model.train_indices) | set(model.validation_indices)) == 90
+
+
+def test_checkpoints(mosaic, fit, tmp_path):
+    saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="elbo_validation", save_top_k=2)
+    options = {"train_size": 0.8, "check_val_every_n_epoch": 1, "callbacks": [saver]}
+    model = fit(mosaic, epochs=3, train={**options, "enable_checkpointing": True})
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
+    best = MaskedVAE.load(saver.best_model_path)
+    assert best.get_latent_representation(mosaic.copy()).shape == (90, 4)
+    assert model.is_trained_
+
+
+def test_best_checkpoint_is_loaded_at_the_end(mosaic, fit, tmp_path):
+    saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="elbo_validation", load_best_on_end=True)
+    options = {"train_size": 0.8, "check_val_every_n_epoch": 1, "callbacks": [saver]}
+    model = fit(mosaic, epochs=3, train={**options, "enable_checkpointing": True})
+    best = MaskedVAE.load(saver.best_model_path)
+    for name, weight in best.module.state_dict().items():
+        assert torch.equal(weight, model.module.state_dict()[name]), name
+
+
+def test_progress_bar(mosaic, fit, capsys):
+    fit(mosaic, epochs=2, train={"enable_progress_bar": True})
+    shown = "".join(capsys.readouterr())
+    assert "Epoch 2/2" in shown
+    assert "100%" in shown
+
+
+def test_training_again_is_training(mosaic, fit):
+    """Inference and a first training leave the module in evaluation mode."""
+    model = fit(mosaic, epochs=1)
+    model.get_latent_representation()
+    modes = []
+
+    def schedule(presence):
+        modes.append(model.module.training)
+        return presence, presence
+
+    model.train(max_epochs=2, schedule=schedule, enable_progress_bar=False, accelerator="cpu")
+    assert modes
+    assert all(modes)
+    assert not model.module.training
+
+
+def test_users_schedule(mosaic, fit):
+    seen = []
+
+    def schedule(presence):
+        seen.append(presence.shape[0])
+        return presence, presence
+
+    model = fit(mosaic, epochs=2, train={"schedule": schedule, "train_size": 0.9})
+    assert sum(seen) == 2 * 81
+    assert model.module.schedule == "subsets"
+
+
+@pytest.mark.parametrize("schedule", ["pairs", "subsets"])
+def test_named_schedules(mosaic, fit, schedule):
+    assert np.isfinite(losses(fit(mosaic, train={"schedule": schedule}))).all()
+
+
+@pytest.mark.parametrize("name", ["pear", 3])
+def test_unknown_schedule_stops_before_training(mosaic, fit, name):
+    with pytest.raises((ValueError, TypeError), match="schedule.*(pear|3).*pairs"):
+        fit(mosaic, train={"schedule": name})
+
+
+def test_users_masks(mosaic, fit):
+    """A gene hidden from the encoder all the time keeps the weights that it began with."""
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+
+    def without_first(x):
+        return torch.arange(x.shape[1]).ne(0).expand_as(x)
+
+    model = MaskedVAE(mosaic, n_latent=4, n_hidden=16)
+    first = model.module.encoder.first["rna"].weight
+    last = model.module.decoder.last["rna"].weight
+    before = first[0].detach().clone(), last[0].detach().clone()
+    options = {"enable_progress_bar": False, "accelerator": "cpu", "max_epochs": 1}
+    model.train(input_masks={"rna": without_first}, output_masks={"rna": without_first}, **options)
+    assert torch.equal(first[0], before[0])
+    assert torch.equal(last[0], before[1])
+    assert model.module.input_masks == model.module.output_masks == {}
+    with pytest.raises(ValueError, match="input_masks.*'spatial'"):
+        model.train(input_masks={"spatial": without_first}, **options)
+
+
+def test_a_failing_mask_leaves_no_mask_behind(mosaic, fit):
+    model = fit(mosaic, epochs=1)
+    with pytest.raises(ValueError, match="'rna' has to return booleans"):
+        model.train(
+            1, input_masks={"rna": lambda x: x}, enable_progress_bar=False, accelerator="cpu"
+        )
+    assert model.module.input_masks == {}
+
+
+def test_untrained_model_warns(mosaic):
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    with pytest.warns(UserWarning, match="untrained"):
+        MaskedVAE(mosaic).get_latent_representation()
+
+
+def test_last_minibatch_of_one_cell(make_mosaic, fit):
+    mdata = make_mosaic(11)  # 33 cells in minibatches of 32
+    model = fit(mdata, train={"train_size": 1.0})
+    assert np.isfinite(losses(model)).all()
+
+
+def test_epochs_follow_from_the_number_of_steps():
+    assert default_epochs(5_000, 128) == 38
+    assert default_epochs(100, 128) == 150
+    assert default_epochs(10_000_000, 128) == 10
+
+
+def test_semi_supervised_splitter_of_scvi(mosaic, fit):
+    """What scvi-tools builds on top of labels finds what it needs."""
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", labels_key="some_labels")
+    manager = MaskedVAE(mosaic).adata_manager
+    assert manager.data_registry.labels.attr_name == "obs"
+    assert manager.get_state_registry("labels").original_key == "some_labels"
+    assert manager.get_state_registry("labels").unlabeled_category == "Unknown"

@@ -1,0 +1,181 @@
+"""Grouping, embedding and hiding of feature tokens; normalisation of what is visible."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mumask.nn._inputs import TRANSFORMS, InputNorm
+from mumask.nn._token_coders import TokenEncoder
+from mumask.nn._tokens import FeatureTokens, drop_modalities, gather_tokens, random_token_mask
+
+
+@pytest.mark.parametrize(("n_features", "size"), [(12, 3), (13, 5), (14, 1), (3, 8), (17, 4)])
+def test_grouping_is_a_bijection(n_features, size):
+    tokens = FeatureTokens(n_features, 4, size)
+    x = torch.arange(1.0, n_features + 1).expand(2, -1)
+    grouped = tokens.group(x)
+    assert grouped.shape == (2, tokens.n_tokens, size)
+    assert torch.equal(tokens.ungroup(grouped), x)
+    assert sorted(grouped[0][tokens.exists].tolist()) == x[0].tolist()
+    assert (grouped[0][~tokens.exists] == 0).all()
+    per_token = tokens.exists.sum(1)
+    assert per_token.min() >= 1
+    assert per_token.max() - per_token.min() <= 1
+
+
+def test_grouping_depends_on_the_seed_only():
+    a, b, c = (FeatureTokens(50, 4, 5, seed) for seed in (1, 1, 2))
+    assert torch.equal(a.members, b.members)
+    assert not torch.equal(a.members, c.members)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.15, 0.5, 0.9])
+def test_mask_partitions_the_tokens(ratio):
+    mask = random_token_mask(7, 20, ratio)
+    both = torch.cat([mask.visible, mask.hidden], 1)
+    assert torch.equal(both.sort(1).values, torch.arange(20).expand(7, -1))
+    assert mask.hidden.shape[1] == round(20 * ratio)
+    assert mask.visible_valid is None
+    assert mask.hidden_valid is None
+    tokens = torch.randn(7, 20, 3)
+    restored = gather_tokens(gather_tokens(tokens, both), mask.restore)
+    assert torch.equal(restored, tokens)
+    assert torch.equal(mask.is_hidden(), ~mask.seen)
+
+
+def test_mask_with_unmeasured_tokens():
+    measured = torch.rand(30, 12, generator=torch.Generator().manual_seed(0)) < 0.6
+    measured[0], measured[1] = False, False
+    measured[1, 3] = True
+    mask = random_token_mask(30, 12, 0.4, measured)
+    hidden = mask.is_hidden()
+    assert not (mask.seen & hidden).any()
+    assert torch.equal(mask.seen | hidden, measured)
+    counts = measured.sum(1)
+    wanted = torch.minimum((counts * 0.4).round().clamp(min=1), (counts - 1).clamp(min=0))
+    assert torch.equal(hidden.sum(1), wanted.long())
+    assert mask.seen[1, 3]
+    for ids, valid, flags in (
+        (mask.visible, mask.visible_valid, mask.seen),
+        (mask.hidden, mask.hidden_valid, hidden),
+    ):
+        assert torch.equal(valid.sum(1), flags.sum(1))
+        for row in range(30):
+            assert set(ids[row][valid[row]].tolist()) == set(flags[row].nonzero()[:, 0].tolist())
+
+
+def test_mask_is_random_by_row_and_reproducible():
+    a, b = (
+        random_token_mask(40, 30, 0.5, generator=torch.Generator().manual_seed(s)) for s in (3, 3)
+    )
+    assert torch.equal(a.visible, b.visible)
+    assert len({tuple(row.tolist()) for row in a.seen}) > 30
+    share = random_token_mask(4000, 10, 0.3).is_hidden().float().mean(0)
+    assert (share - 0.3).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0])
+def test_mask_ratio_is_checked(ratio):
+    with pytest.raises(ValueError, match="mask ratio"):
+        random_token_mask(2, 4, ratio)
+
+
+def test_empty_minibatch():
+    mask = random_token_mask(0, 6, 0.5)
+    assert mask.visible.shape == (0, 3)
+    mask = random_token_mask(0, 6, 0.5, torch.zeros(0, 6, dtype=torch.bool))
+    assert mask.hidden.shape[0] == 0
+
+
+def test_drop_modalities_keeps_one():
+    presence = torch.rand(3000, 4, generator=torch.Generator().manual_seed(0)) < 0.6
+    presence = presence[presence.any(1)]
+    left = drop_modalities(presence, 0.5)
+    assert not (left & ~presence).any()
+    assert left.any(1).all()
+    several = presence.sum(1) > 1
+    touched = (left != presence).any(1)
+    assert not touched[~several].any()
+    assert abs(touched[several].float().mean() - 0.5) < 0.05
+    assert torch.equal(drop_modalities(presence, 0.0), presence)
+
+
+def test_missing_features_differ_from_average_ones():
+    tokens = FeatureTokens(8, 5, 4)
+    x = torch.zeros(1, tokens.n_tokens, 4)
+    measured = torch.ones(1, tokens.n_tokens, 4, dtype=torch.bool)
+    assert torch.allclose(tokens(x), tokens(x, measured))
+    measured[0, 1, 2] = False
+    out = tokens(x, measured)
+    assert torch.equal(out[0, 0], tokens(x)[0, 0])
+    assert not torch.allclose(out[0, 1], tokens(x)[0, 1])
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_hidden_and_unmeasured_values_do_not_reach_visible_tokens(transform):
+    torch.manual_seed(0)
+    encoder = TokenEncoder(30, 8, 4, 1, 2, 0.0, 2.0, transform, 1.0, 0)
+    x = torch.poisson(torch.full((6, 30), 3.0))
+    encoder.norm.fit(lambda: [(x, None)])
+    measured = torch.rand(6, 30) < 0.8
+    mask = random_token_mask(6, encoder.tokens.n_tokens, 0.4, encoder.tokens.group(measured).any(2))
+    out, valid = encoder(x, measured, mask)
+    of_hidden = encoder.tokens.ungroup(mask.is_hidden()[:, :, None].expand(-1, -1, 4))
+    changed = torch.where(of_hidden | ~measured, x + 100.0, x)
+    again, _ = encoder(changed, measured, mask)
+    keep = torch.ones(out.shape[:2], dtype=torch.bool) if valid is None else valid
+    assert torch.equal(out[keep], again[keep])
+
+
+def test_size_factor_does_not_depend_on_the_panel():
+    profile = torch.rand(2000) + 0.1
+    x = profile[None] * torch.tensor([[5.0], [50.0]])
+    norm = InputNorm(2000)
+    norm.fit(lambda: [(x, None)])
+    half = torch.arange(2000) < 1000
+    whole, part = norm.normalise(x), norm.normalise(x, half.expand(2, -1))
+    assert torch.allclose(whole[:, half], part[:, half], atol=1e-4)
+    assert torch.allclose(whole[0], whole[1], atol=1e-4)
+
+
+def test_clr_definition_and_its_centre_under_a_panel():
+    x = torch.poisson(torch.rand(50, 10) * 20)
+    norm = InputNorm(10, "clr")
+    norm.fit(lambda: [(x[:20], None), (x[20:], None)])
+    logs = torch.log1p(x)
+    assert torch.allclose(norm.normalise(x), logs - logs.mean(1, keepdim=True), atol=1e-5)
+    shift = logs.mean(0, keepdim=True)
+    even = torch.expm1(shift).expand(3, -1)
+    panel = (torch.arange(10) < 4).expand(3, -1)
+    assert torch.allclose(
+        norm.normalise(even, panel)[:, :4], norm.normalise(even)[:, :4], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_inputs_are_standardised(transform):
+    x = torch.poisson(torch.rand(400, 12) * 4)
+    norm = InputNorm(12, transform)
+    norm.fit(lambda: ((part, None) for part in x.split(64)))
+    out = norm(x)
+    assert out.mean(0).abs().max() < 1e-3
+    assert (out.std(0) - 1).abs().max() < 0.05
+    measured = torch.rand(400, 12) < 0.5
+    assert (norm(x, measured)[~measured] == 0).all()
+
+
+@pytest.mark.parametrize("transform", ["log1p", "clr", "binary", "identity"])
+def test_values_come_back(transform):
+    # The pseudocount of CLR stays in: negligible for counts as large as a protein's.
+    x = torch.poisson(torch.rand(30, 12) * 4) + 1000 * (transform == "clr")
+    x = (x > 2).float() if transform == "binary" else x
+    norm = InputNorm(12, transform)
+    norm.fit(lambda: [(x, None)])
+    back = norm.to_values(norm.destandardise(norm.standardise(norm.normalise(x))), x.sum(1, True))
+    assert torch.allclose(back, x, atol=1e-2)
+
+
+def test_unknown_transform():
+    with pytest.raises(ValueError, match="log1p"):
+        InputNorm(3, "sqrt")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mumask.nn import InputTransform, as_dense, nonzeros, row_sums
+from mumask.nn._values import FirstLayer
+
+
+@pytest.fixture(params=["dense", "csr"])
+def layout(request):
+    return (lambda x: x) if request.param == "dense" else (lambda x: x.to_sparse_csr())
+
+
+@pytest.fixture(params=[0.005, 0.3])
+def counts(request):
+    """Counts of few (gathered) or many (multiplied) non-zeros."""
+    torch.manual_seed(0)
+    return torch.poisson(torch.full((9, 80), request.param))
+
+
+MASK = torch.arange(9 * 80).reshape(9, 80) % 3 > 0
+
+
+def test_nonzeros(counts, layout):
+    rows, columns, values = nonzeros(layout(counts))
+    rebuilt = torch.zeros_like(counts)
+    rebuilt[rows, columns] = values
+    assert torch.equal(rebuilt, counts)
+    assert torch.equal(as_dense(layout(counts)), counts)
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_row_sums(counts, layout, mask):
+    expected = (counts if mask is None else counts * mask).sum(1, keepdim=True)
+    torch.testing.assert_close(row_sums(layout(counts), mask), expected)
+
+
+def dense(result):
+    """What the encoder sees: values minus offset."""
+    values, offset = result
+    return as_dense(values) if offset is None else as_dense(values) - offset
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_counts_are_scaled_to_an_average_cell(counts, layout, mask):
+    profile = torch.rand(80)
+    profile /= profile.sum()
+    transform = InputTransform("count", profile, standardize=False)
+    before = counts.clone()
+    result = dense(transform(layout(counts), mask))
+    seen = counts if mask is None else counts * mask
+    share = 1.0 if mask is None else (profile * mask).sum(1, keepdim=True)
+    expected = torch.log1p(seen / seen.sum(1, keepdim=True).clamp(min=1) * 1e4 * share)
+    torch.testing.assert_close(result, expected)
+    assert torch.equal(counts, before)
+
+
+def test_panels_do_not_shift_the_scale():
+    """A cell looks the same in the features that it shares with a cell of a larger panel."""
+    profile = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    transform = InputTransform("count", profile)
+    x = (profile * 1000).round().unsqueeze(0)
+    mask = torch.tensor([[True, False, True, False]])
+    torch.testing.assert_close(dense(transform(x, mask))[mask], dense(transform(x))[mask])
+
+
+@pytest.mark.parametrize("support", ["binary", "real"])
+def test_other_values_stay_as_they_are(counts, layout, support):
+    transform = InputTransform(support, torch.ones(80), standardize=False)
+    assert torch.equal(dense(transform(layout(counts))), counts)
+    assert torch.equal(dense(transform(layout(counts), MASK)), counts * MASK)
+
+
+@pytest.mark.parametrize("support", ["count", "real"])
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_standardisation(layout, support, mask):
+    """Mean 0 and deviation 1 over the visible elements, whatever the minibatches and the layout."""
+    torch.manual_seed(3)
+    x = torch.poisson(torch.rand(9, 80) * 4)
+    transform = InputTransform(support, torch.full((80,), 1 / 80))
+    parts = [slice(0, 4), slice(4, 9)]
+    transform.fit((layout(x[p]), None if mask is None else mask[p]) for p in parts)
+    plain = InputTransform(support, torch.full((80,), 1 / 80), standardize=False)
+    raw = dense(plain(x, mask))
+    seen = torch.ones_like(MASK) if mask is None else mask
+    result = dense(transform(layout(x), mask))
+    for j in range(80):
+        values = raw[seen[:, j], j]
+        spread = values.std(unbiased=False).clamp(min=0.1)
+        expected = (values - values.mean()) / spread
+        torch.testing.assert_close(result[seen[:, j], j], expected, rtol=1e-3, atol=1e-3)
+    assert not result[~seen].any()
+
+
+def test_outliers_are_cut(layout):
+    transform = InputTransform("real", torch.ones(80))
+    torch.manual_seed(0)
+    transform.fit([(torch.randn(500, 80), None)])
+    x = torch.zeros(2, 80)
+    x[0, 3] = 1e6
+    result = dense(transform(layout(x)))
+    assert result.max() == pytest.approx(10, abs=0.01)
+    assert result[0, 3] == result.max()
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("support", ["count", "binary", "real"])
+def test_masked_values_have_no_influence(counts, layout, support, standardize):
+    transform = InputTransform(support, torch.rand(80), standardize)
+    other = torch.where(MASK, counts, counts + 3)
+    if standardize:
+        results = []
+        for x in (counts, other):
+            transform.fit([(layout(x), MASK)])
+            results.append((transform.center.clone(), transform.spread.clone()))
+        torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    one, two = (dense(transform(layout(x), MASK)) for x in (counts, other))
+    assert torch.equal(one, two)
+    assert not one[~MASK].any()
+
+
+@pytest.mark.parametrize("shape", [(80,), (9, 80)])
+def test_first_layer_subtracts_the_offset(counts, layout, shape):
+    layer, offset = FirstLayer(80, 5), torch.rand(shape)
+    expected = (counts - offset) @ layer.weight + layer.bias
+    torch.testing.assert_close(layer(layout(counts), offset), expected)
+
+
+def test_first_layer_of_dense_and_sparse_values(counts):
+    layer = FirstLayer(80, 5)
+    torch.nn.init.normal_(layer.bias)
+    results, gradients = [], []
+    for x in (counts, counts.to_sparse_csr()):
+        layer.zero_grad()
+        results.append(layer(x))
+        results[-1].pow(2).sum().backward()
+        gradients.append((layer.weight.grad.clone(), layer.bias.grad.clone()))
+    torch.testing.assert_close(results[0], counts @ layer.weight + layer.bias)
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(gradients[0], gradients[1])

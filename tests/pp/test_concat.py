@@ -1,0 +1,171 @@
+import logging
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from mumask import MaskedVAE, pp
+
+
+def adata(cells, features, *, sparse=True, obs=None, seed=0):
+    rng = np.random.default_rng(seed)
+    counts = 1 + rng.poisson(2, (len(cells), len(features))).astype(np.float32)
+    return ad.AnnData(
+        sp.csr_matrix(counts) if sparse else counts,
+        obs=pd.DataFrame(obs or {}, index=list(cells)),
+        var=pd.DataFrame(index=list(features)),
+    )
+
+
+def names(prefix, n):
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+@pytest.fixture
+def batches():
+    spatial = adata(names("s", 9), ["g3", "g1", "g7"], sparse=False, seed=3)
+    spatial.obsm["spatial"] = np.arange(18.0).reshape(9, 2)
+    return {
+        "cite": {
+            "rna": adata(names("c", 8), names("g", 5), obs={"type": ["a"] * 8}),
+            "protein": adata(names("c", 8)[::-1], ["p1", "p2"], seed=1),
+        },
+        "asap": {"protein": adata(names("a", 6), ["p2", "p1"], seed=2)},
+        "spatial": spatial,
+    }
+
+
+def test_values_come_by_name(batches):
+    mdata = pp.concat_batches(batches)
+    assert list(mdata["rna"].var_names) == ["g0", "g1", "g2", "g3", "g4", "g7"]
+    assert mdata.n_obs == 23
+    for batch, mods in {**batches, "spatial": {"rna": batches["spatial"]}}.items():
+        for name, source in mods.items():
+            merged = mdata[name][source.obs_names, source.var_names]
+            np.testing.assert_array_equal(merged.to_df(), source.to_df(), err_msg=batch)
+    unmeasured = mdata["rna"][batches["spatial"].obs_names, ["g0", "g2", "g4"]].X
+    assert unmeasured.nnz == 0
+    assert mdata["rna"].X.nnz == 8 * 5 + 9 * 3  # zeros that were not measured are not stored
+
+
+def test_cells_are_only_where_they_were_measured(batches):
+    mdata = pp.concat_batches(batches)
+    assert set(mdata["protein"].obs_names) == set(names("c", 8) + names("a", 6))
+    assert mdata.obs["batch"].value_counts().to_dict() == {"cite": 8, "asap": 6, "spatial": 9}
+    assert list(mdata.obs["batch"].cat.categories) == ["cite", "asap", "spatial"]
+
+
+def test_batches_stay_as_they_are(batches):
+    before = batches["spatial"].copy()
+    pp.concat_batches(batches)
+    assert list(batches["spatial"].var_names) == list(before.var_names)
+    assert list(batches["spatial"].obs_names) == list(before.obs_names)
+    np.testing.assert_array_equal(batches["spatial"].X, before.X)
+
+
+def test_panels_survive_a_file_and_a_subset_and_reach_the_model(batches, tmp_path):
+    mdata = pp.concat_batches(batches)
+    mdata.write(tmp_path / "m.h5mu")
+    again = mudata.read_h5mu(tmp_path / "m.h5mu")
+    panels = pp.panels(again)
+    assert panels["rna"] == {"cite": names("g", 5), "spatial": ["g1", "g3", "g7"]}
+    assert set(panels["protein"]["asap"]) == {"p1", "p2"}
+    again.mod["rna"] = again["rna"][:, ["g7", "g0", "g1"]].copy()
+    again.update()
+    panels = pp.panels(again)
+    assert panels["rna"]["spatial"] == ["g7", "g1"]
+    MaskedVAE.setup_mudata(again, batch_key="batch", panels=panels)
+    module = MaskedVAE(again, n_latent=2, n_hidden=4).module
+    assert module.panel_rna.tolist()[2] == [True, False, True]
+
+
+def test_panels_of_batches_that_are_gone_are_left_out(batches):
+    mdata = pp.concat_batches(batches)
+    fewer = mdata[mdata.obs["batch"] != "spatial"].copy()
+    assert list(pp.panels(fewer)["rna"]) == ["cite"]
+    with pytest.raises(KeyError, match="donor"):
+        pp.panels(mdata, "donor")
+
+
+def test_no_record_no_panels(mosaic):
+    assert pp.panels(mosaic) == {}
+
+
+def test_names_that_occur_twice_get_their_batch(batches):
+    batches["spatial"].obs_names = names("c", 9)
+    mdata = pp.concat_batches(batches)
+    assert mdata.obs_names.is_unique
+    assert "cite_c0" in mdata["protein"].obs_names
+    assert "spatial_c8" in mdata["rna"].obs_names
+    assert mdata.n_obs == 23
+
+
+def test_spatial_positions_are_kept(batches):
+    mdata = pp.concat_batches(batches)
+    rna = mdata["rna"]
+    here = rna.obs_names.str.startswith("s")
+    np.testing.assert_array_equal(rna.obsm["spatial"][here], batches["spatial"].obsm["spatial"])
+    assert np.isnan(rna.obsm["spatial"][~here]).all()
+
+
+def test_columns_come_up_where_every_cell_agrees(batches):
+    batches["cite"]["rna"].obs["depth"] = 1.0
+    batches["cite"]["protein"].obs["depth"] = 2.0
+    for value in (batches["cite"]["rna"], batches["asap"]["protein"], batches["spatial"]):
+        value.obs["donor"] = "d1"
+    mdata = pp.concat_batches(batches, obs_keys=["type"])
+    assert list(mdata.obs) == ["batch", "type", "donor"]
+    assert mdata.obs["type"].value_counts().to_dict() == {"Unknown": 15, "a": 8}
+    with pytest.raises(ValueError, match="differ in 'depth'"):
+        pp.concat_batches(batches, obs_keys=["depth"])
+    with pytest.raises(KeyError, match="nowhere"):
+        pp.concat_batches(batches, obs_keys=["nowhere"])
+
+
+def test_a_mudata_is_a_batch(mosaic, batches):
+    mdata = pp.concat_batches({"old": mosaic, "new": batches["spatial"]}, obs_keys=["site"])
+    assert mdata.n_obs == mosaic.n_obs + 9
+    assert set(mdata.mod) == {"rna", "protein", "atac"}
+    assert (mdata.obs.loc[mosaic.obs_names, "site"] == mosaic.obs["site"]).all()
+    assert (mdata.obs.loc[names("s", 9), "site"] == "Unknown").all()
+    assert mdata.obs["batch"].value_counts().to_dict() == {"old": 90, "new": 9}
+
+
+def test_layers_of_all_batches_are_kept(batches, caplog):
+    for value in (batches["cite"]["rna"], batches["spatial"]):
+        value.layers["twice"] = 2 * value.X
+    batches["spatial"].layers["own"] = batches["spatial"].X
+    with caplog.at_level(logging.INFO, logger="mumask"):
+        mdata = pp.concat_batches(batches)
+    assert list(mdata["rna"].layers) == ["twice"]
+    assert (mdata["rna"].layers["twice"] != 2 * mdata["rna"].X).nnz == 0
+    assert "'own'" in caplog.text
+
+
+def test_dense_stays_dense_where_panels_agree():
+    mdata = pp.concat_batches(
+        {b: adata(names(b, 4), f, sparse=False) for b, f in {"x": "pq", "y": "qp"}.items()}
+    )
+    assert isinstance(mdata["rna"].X, np.ndarray)
+    assert pp.panels(mdata)["rna"] == {"x": ["p", "q"], "y": ["p", "q"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.update({"a/b": b["spatial"]}), "slash"),
+        (lambda b: b.update({"none": {}}), "no modality"),
+        (lambda b: b.update({"e": b["spatial"][:0]}), "empty"),
+        (lambda b: b.update({"t": adata(["x", "x"], "ab")}), "obs names are not unique"),
+        (lambda b: b.update({"t": adata("xy", "aa")}), "var names are not unique"),
+        (lambda b: b.clear(), "empty"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
+def test_bad_batches(batches, change, message):
+    change(batches)
+    with pytest.raises(ValueError, match=message):
+        pp.concat_batches(batches)

@@ -1,0 +1,150 @@
+import logging
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from mumask import MaskedVAE, datasets, pp
+
+
+@pytest.fixture
+def simulated():
+    return datasets.simulate_mosaic(60, n_features={"rna": 150, "protein": 12, "atac": 200})
+
+
+def test_layers_are_added_and_counts_stay(simulated):
+    before = {name: adata.X.copy() for name, adata in simulated.mod.items()}
+    pp.lognorm(simulated)
+    pp.clr(simulated)
+    pp.clr(simulated, axis=1, to_layer="clr_cells")
+    pp.tfidf(simulated)
+    for name, X in before.items():
+        assert (simulated[name].X != X).nnz == 0
+    rna = simulated["rna"]
+    np.testing.assert_allclose(np.expm1(rna.layers["lognorm"].toarray()).sum(1), 1e4, rtol=1e-3)
+    assert simulated["protein"].layers["clr"].shape == simulated["protein"].shape
+    assert sp.issparse(simulated["atac"].layers["tfidf"])
+    assert np.isfinite(simulated["atac"].layers["tfidf"].data).all()
+    # zeros stay zero, everything else is above
+    assert (rna.layers["lognorm"].toarray() > 0).sum() == before["rna"].nnz
+
+
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, sp.csr_array, np.asarray])
+def test_transformations_of_any_storage(simulated, storage):
+    dense = simulated["protein"].X.toarray().astype(np.int64)
+    simulated["protein"].X = storage(dense)
+    pp.clr(simulated)
+    pp.lognorm(simulated, "protein")
+    pp.tfidf(simulated, "protein")
+    pp.binarize(simulated, "protein", to_layer="on")
+    on = simulated["protein"].layers["on"]
+    np.testing.assert_array_equal(on.toarray() if sp.issparse(on) else on, dense > 0)
+    X = simulated["protein"].X
+    np.testing.assert_array_equal(X.toarray() if sp.issparse(X) else X, dense)
+
+
+def test_binarize_keeps_the_counts(simulated):
+    counts = 3 * simulated["atac"].X
+    simulated["atac"].X = counts.copy()
+    pp.binarize(simulated)
+    assert sp.issparse(simulated["atac"].X)
+    assert set(simulated["atac"].X.data) == {1.0}
+    assert (simulated["atac"].layers["counts"] != counts).nnz == 0
+    MaskedVAE.setup_mudata(simulated, likelihoods={"atac": "bernoulli"})
+    simulated["atac"].X = -counts
+    with pytest.raises(ValueError, match="negative"):
+        pp.binarize(simulated)
+
+
+@pytest.mark.parametrize("flavor", ["seurat", "frequency", "auto"])
+def test_selection(simulated, flavor):
+    chosen = pp.select_features(simulated, "rna", 40, batch_key="batch", flavor=flavor)
+    assert chosen["rna"].n_vars == 40
+    assert simulated["rna"].n_vars == 150
+    assert chosen.n_vars == 40 + 12 + 200
+    assert chosen["rna"].var_names.isin(simulated["rna"].var_names).all()
+    assert list(chosen.obs) == list(simulated.obs)
+    assert (chosen["rna"].X != simulated["rna"][:, chosen["rna"].var_names].X).nnz == 0
+
+
+def test_selection_by_scikit_misc():
+    pytest.importorskip("skmisc")
+    mdata = datasets.simulate_mosaic(300, n_features={"rna": 400, "protein": 5, "atac": 20})
+    assert pp.select_features(mdata, "rna", 40, flavor="seurat_v3")["rna"].n_vars == 40
+
+
+def test_selection_in_place_and_by_kind(simulated):
+    assert pp.select_features(simulated, "protein", 4).n_vars == simulated.n_vars
+    assert pp.select_features(simulated, "atac", 50, inplace=True) is None
+    assert simulated["atac"].n_vars == 50
+    chosen = pp.select_features(simulated, "atac", 10)["atac"]
+    assert chosen.X.mean() > simulated["atac"].X.mean()
+
+
+def test_prepare_says_what_it_does_and_leaves_the_data(simulated, caplog, unchanged):
+    rna = simulated["rna"]
+    X = rna.X.tolil()
+    X[:3] = 0
+    X[:, 5] = 0
+    rna.X = sp.csr_matrix(X)
+    simulated["atac"].X = 2 * simulated["atac"].X
+    check = unchanged(simulated)
+    with caplog.at_level(logging.INFO, logger="mumask"):
+        ready = pp.prepare(simulated, batch_key="batch", n_top_genes=80, n_top_peaks=100)
+    check()
+    assert ready["rna"].shape == (rna.n_obs - 3, 80)
+    assert ready["atac"].n_vars == 100
+    assert set(ready["atac"].X.data) == {1.0}
+    assert "counts" in ready["atac"].layers
+    for text in ("3 cells and 1 features", "80 most variable", "100 most frequent", "0 and 1"):
+        assert text in caplog.text
+    lost = rna.obs_names[:3]
+    alone = lost.difference(simulated["protein"].obs_names)
+    assert ready.n_obs == simulated.n_obs - len(alone)
+    assert list(ready.obs["batch"]) == list(simulated.obs.loc[ready.obs_names, "batch"])
+    MaskedVAE.setup_mudata(ready, batch_key="batch")
+
+
+def test_prepare_finds_the_counts(simulated, caplog):
+    counts = simulated["rna"].X.copy()
+    simulated["rna"].layers["counts"] = counts
+    simulated["rna"].X = np.log1p(counts)
+    simulated["protein"].X = np.log1p(simulated["protein"].X)
+    names = simulated["rna"].var_names.to_list()
+    with caplog.at_level(logging.INFO, logger="mumask"):
+        assert pp.prepare(simulated, inplace=True) is None
+    assert (simulated["rna"][:, names].X != counts).nnz == 0
+    assert "'protein' holds no counts" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
+def test_prepare_makes_gene_names_unique(simulated):
+    rna = simulated["rna"]
+    rna.var_names = ["twin", "twin", *rna.var_names[2:]]
+    ready = pp.prepare(simulated)
+    assert ready["rna"].var_names.is_unique
+    assert not rna.var_names.is_unique
+
+
+def test_kinds_by_feature_type(simulated):
+    adata = simulated["rna"].copy()
+    adata.var["feature_types"] = "Gene Expression"
+    import mudata
+
+    mdata = mudata.MuData({"x": adata})
+    assert pp.prepare(mdata, n_top_genes=30)["x"].n_vars == 30
+
+
+def test_wrong_arguments(simulated):
+    with pytest.raises(KeyError, match="'adt' is not in the MuData"):
+        pp.clr(simulated, "adt")
+    with pytest.raises(KeyError, match="no layer 'raw'"):
+        pp.lognorm(simulated, layer="raw")
+    with pytest.raises(TypeError, match="Expected a MuData"):
+        pp.lognorm(simulated["rna"])
+    with pytest.raises(ValueError, match="view"):
+        pp.lognorm(simulated[:10])
+    with pytest.raises(ValueError, match="n_top"):
+        pp.select_features(simulated, n_top=0)
+    with pytest.raises(KeyError, match="batch_key"):
+        pp.prepare(simulated, batch_key="lane")

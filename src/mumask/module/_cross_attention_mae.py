@@ -1,0 +1,422 @@
+"""Masked autoencoder over feature tokens with cross-attention: scMMAE for any set of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mumask.data import keys
+from mumask.nn import Covariates, as_dense, both
+from mumask.nn._fusion import CrossFusion, Encoded, spread
+from mumask.nn._token_coders import TokenDecoder, TokenEncoder
+from mumask.nn._tokens import drop_modalities, random_token_mask
+
+from ._mae_preparation import MAEPreparation
+from ._modality_spec import ModalitySpec
+
+# What a likelihood of the registration means for the input; see mumask.nn._inputs.
+TRANSFORMS = {"bernoulli": "binary", "gaussian": "identity"}
+
+# Methods of the paper: embedding 128, six encoder and four decoder layers, two heads, dropout 0.1,
+# 400 tokens of ten genes and one token per protein, 15 % hidden. Its loss weights, 0.7 and 0.3,
+# belong to the modalities: ModalitySpec.weight.
+PRESETS = {
+    "scmmae": {
+        "n_embed": 128,
+        "n_latent": 128,
+        "n_encoder_layers": 6,
+        "n_decoder_layers": 4,
+        "n_heads": 2,
+        "mlp_ratio": 4.0,
+        "dropout": 0.1,
+        "max_tokens": 400,
+        "mask_ratio": 0.15,
+        "modality_dropout": 0.0,
+        "decoder_context": "tokens",
+    }
+}
+
+
+class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
+    """Masked autoencoder with one token encoder per modality and cross-attention between them.
+
+    "Eq." refers to Methods of Meng et al., scMMAE, Briefings in Bioinformatics 26(1), bbaf010
+    (2025). Stage 1 (``stage = "pretrain"``) reconstructs hidden tokens; stages 2 and 3
+    (``stage = "finetune"``) train a cell-type head on the joint embedding, without decoders.
+
+    Parameters
+    ----------
+    modalities
+        Description of every modality, in the order of the presence matrix.
+    n_categories
+        Categories of every categorical covariate, the batch first.
+    n_continuous
+        Number of continuous covariates.
+    n_classes
+        Cell types; 0 for no head.
+    transforms
+        Input transform by modality (:class:`~mumask.nn.InputNorm`); by default ``"log1p"`` for
+        counts, ``"binary"`` and ``"identity"`` for Bernoulli and Gaussian modalities.
+    n_embed
+        Token width D, a multiple of `n_heads`.
+    n_latent
+        Dimensions of the joint embedding.
+    n_encoder_layers, n_decoder_layers, n_heads, mlp_ratio, dropout
+        Of the transformers.
+    max_tokens, token_size
+        Features are grouped into at most `max_tokens` tokens per modality, or, by modality, into
+        tokens of `token_size` features.
+    mask_ratio, finetune_mask_ratio
+        Share of tokens hidden from the encoder in stage 1, and in fine-tuning (augmentation).
+    modality_dropout, finetune_modality_dropout
+        Share of training cells of which random modalities (never all) are hidden entirely. This is
+        what teaches the projections that stand in for an absent modality.
+    decoder_context
+        What decoders read: ``"cell"``, only the joint embedding (a bottleneck, so that stage 1
+        trains the embedding itself), or ``"tokens"``, the fused visible tokens too (the paper).
+    fusion, distinctive
+        ``"attention"`` or ``"addition"``, with or without the residual I: the paper's ablations.
+    power
+        Standardisation of the inputs, see :class:`~mumask.nn.InputNorm`.
+    label_smoothing, balance, head_dropout
+        Of the head: smoothing; weight classes by frequency ``** -balance``; dropout before it.
+    seed
+        Of the feature grouping.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, ModalitySpec],
+        n_categories: Sequence[int] = (1,),
+        n_continuous: int = 0,
+        n_classes: int = 0,
+        transforms: Mapping[str, str] | None = None,
+        n_embed: int = 64,
+        n_latent: int = 32,
+        n_encoder_layers: int = 2,
+        n_decoder_layers: int = 1,
+        n_heads: int = 4,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+        max_tokens: int = 16,
+        token_size: Mapping[str, int] | None = None,
+        mask_ratio: float = 0.5,
+        finetune_mask_ratio: float = 0.0,
+        modality_dropout: float = 0.2,
+        finetune_modality_dropout: float = 0.0,
+        decoder_context: Literal["cell", "tokens"] = "cell",
+        fusion: Literal["attention", "addition"] = "attention",
+        distinctive: bool = True,
+        power: float = 1.0,
+        whiten: float = 0.0,
+        latent_noise: float = 0.0,
+        label_smoothing: float = 0.0,
+        balance: float = 0.0,
+        head_dropout: float = 0.0,
+        head_gain: float = 1.0,
+        consistency: float = 0.0,
+        confidence: float = 0.8,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.names = list(modalities)
+        self.n_classes, self.n_latent = n_classes, n_latent
+        self.mask_ratio, self.finetune_mask_ratio = mask_ratio, finetune_mask_ratio
+        self.modality_dropout = modality_dropout
+        self.finetune_modality_dropout = finetune_modality_dropout
+        self.decoder_context, self.latent_noise = decoder_context, latent_noise
+        self.label_smoothing, self.head_gain = label_smoothing, head_gain
+        self.whiten, self.consistency, self.confidence = whiten, consistency, confidence
+        self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
+        self.stage: Literal["pretrain", "finetune"] = "pretrain"
+
+        block = {"n_heads": n_heads, "dropout": dropout, "mlp_ratio": mlp_ratio}
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        for number, (name, spec) in enumerate(modalities.items()):
+            size = (token_size or {}).get(name, -(-spec.n_features // max_tokens))
+            kind = (transforms or {}).get(name, TRANSFORMS.get(spec.likelihood, "log1p"))
+            self.encoders[name] = TokenEncoder(
+                spec.n_features,
+                n_embed,
+                size,
+                n_encoder_layers,
+                **block,
+                transform=kind,
+                power=power,
+                seed=seed + number,
+            )
+            self.decoders[name] = TokenDecoder(
+                self.encoders[name].tokens.n_tokens,
+                size,
+                n_embed,
+                n_latent,
+                n_decoder_layers,
+                **block,
+            )
+            full = bool(torch.as_tensor(spec.panel).all())
+            self.register_buffer(f"panel_{name}", None if full else torch.as_tensor(spec.panel))
+        self.fusion = CrossFusion(
+            self.names, n_embed, n_latent, **block, kind=fusion, distinctive=distinctive
+        )
+        self.register_buffer("latent_mean", torch.zeros(n_latent))
+        self.register_buffer("latent_scale", torch.ones(n_latent))
+        self.register_buffer("head_scale", torch.ones(n_latent))
+        self.decoder_covariates = Covariates(n_categories, n_continuous, n_embed)
+        self.classifier = None
+        if n_classes:
+            self.classifier = nn.Sequential(
+                nn.Dropout(head_dropout), nn.Linear(n_latent, n_classes)
+            )
+        self.balance = balance
+        self.register_buffer("class_weight", torch.ones(n_classes))
+
+    def hidden_shares(self) -> tuple[float, float]:
+        """Shares of tokens and of cells (whole modalities) to hide now; none outside training."""
+        if not self.training:
+            return 0.0, 0.0
+        if self.stage == "pretrain":
+            return self.mask_ratio, self.modality_dropout
+        return self.finetune_mask_ratio, self.finetune_modality_dropout
+
+    # Masks
+
+    def rows_of(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor:
+        """Cells of the minibatch that have the modality, shape ``(n_m,)``."""
+        return tensors[keys.PRESENCE][:, self.names.index(modality)].nonzero().squeeze(1)
+
+    def measured(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor | None:
+        """Presence x panel x element mask: booleans ``(n_m, n_features)``, None if all."""
+        panel = getattr(self, f"panel_{modality}")
+        if panel is not None:
+            panel = panel[tensors[keys.BATCH][self.rows_of(tensors, modality), 0]]
+            panel = None if panel.all() else panel
+        return both(panel, tensors.get(keys.mask_key(modality)))
+
+    def covariates(self, tensors: Mapping[str, Tensor]) -> dict:
+        """Codes, batch first, and continuous values."""
+        codes = [tensors[keys.BATCH]]
+        if keys.CAT_COVS in tensors:
+            codes.append(tensors[keys.CAT_COVS])
+        return {"categories": torch.cat(codes, 1), "continuous": tensors.get(keys.CONT_COVS)}
+
+    # Encoding
+
+    def _get_inference_input(self, tensors, full_forward_pass: bool = False) -> dict:
+        return {"tensors": tensors}
+
+    def _get_generative_input(self, tensors, inference_outputs) -> dict:
+        return {
+            "tensors": tensors,
+            "z": inference_outputs["z"],
+            "covariates": self.covariates(tensors),
+            "fused": inference_outputs["fused"],
+            "masks": inference_outputs["masks"],
+        }
+
+    @auto_move_data
+    def inference(self, tensors, source: Tensor | None = None, sample: bool = False) -> dict:
+        """Encode a minibatch.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch.
+        source
+            Modalities to encode from, booleans ``(B, M)``; default: all present, less what
+            training hides.
+        sample
+            Ignored: the embedding is deterministic.
+
+        Returns
+        -------
+        dict
+            ``z`` ``(B, n_latent)`` as decoders read it, ``corrected`` (and ``mean``) as users and
+            the head do (:meth:`calibrate`), ``parts`` of it by modality, ``logits``
+            ``(B, n_classes)`` or None, ``encoded`` and ``fused`` tokens, ``masks`` by modality.
+        """
+        presence = tensors[keys.PRESENCE]
+        ratio, dropout = self.hidden_shares()
+        if source is None:
+            source = drop_modalities(presence, dropout) if dropout else presence
+        else:
+            source, ratio = source & presence, 0.0
+        encoded, masks = {}, {}
+        for column, name in enumerate(self.names):
+            encoder, rows = self.encoders[name], self.rows_of(tensors, name)
+            x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
+            tokens = None if measured is None else encoder.tokens.group(measured).any(2)
+            mask = random_token_mask(
+                len(rows), encoder.tokens.n_tokens, ratio, tokens, device=presence.device
+            )
+            masks[name] = mask
+            shown = source[rows, column]
+            if not shown.all():
+                rows, x, mask = rows[shown], x[shown], mask.rows(shown)
+                measured = None if measured is None else measured[shown]
+            encoded[name] = Encoded(*encoder(x, measured, mask), rows)
+        z, fused = self.fusion(encoded, len(presence))
+        corrected = (z - self.latent_mean) / self.latent_scale
+        return {
+            "z": z,
+            "mean": corrected,
+            "corrected": corrected,
+            "parts": {m: corrected[:, part] for m, part in self.fusion.slices.items()},
+            "logits": None if self.classifier is None else self.classify(corrected),
+            "encoded": encoded,
+            "fused": fused,
+            "masks": masks,
+        }
+
+    def classify(self, corrected: Tensor) -> Tensor:
+        """Logits ``(B, n_classes)`` of the cell types.
+
+        The head sees standardised dimensions and a gain, without which a fine-tuning step moves
+        the encoders as far as the head and the labels are forgotten before they are learned.
+        """
+        return self.head_gain * self.classifier(corrected * self.head_scale)
+
+    # Decoding
+
+    @auto_move_data
+    def generative(self, tensors, z: Tensor, covariates: dict, fused=None, masks=None) -> dict:
+        """Prepare decoding, and in stage 1 decode the hidden tokens.
+
+        Returns
+        -------
+        dict
+            ``hidden``: what :meth:`decode` needs; ``predictions``: by modality, standardised
+            values ``(n_m, t, G)`` of the tokens hidden by `masks`, for the cells that have it.
+        """
+        if self.stage == "finetune" and self.training:
+            return {"hidden": None, "predictions": {}}
+        hidden = {"z": z, "shift": self.decoder_covariates(**covariates), "fused": fused}
+        predictions = {}
+        if masks is not None and self.training:
+            for name in self.names:
+                rows = self.rows_of(tensors, name)
+                mask = masks[name]
+                predictions[name] = self._decode_tokens(
+                    hidden, name, mask.hidden, mask.hidden_valid, rows
+                )
+        return {"hidden": hidden, "predictions": predictions}
+
+    def _decode_tokens(self, hidden: dict, name: str, ids, valid, rows: Tensor) -> Tensor:
+        memory = checks = None
+        if self.decoder_context == "tokens" and hidden["fused"] is not None:
+            own, n_cells = hidden["fused"][name], len(hidden["z"])
+            checks = own.tokens.new_ones(own.tokens.shape[:2], dtype=torch.bool)
+            checks = checks if own.valid is None else own.valid
+            memory = spread(own.tokens, own.rows, n_cells)[rows]
+            checks = spread(checks, own.rows, n_cells)[rows]
+        return self.decoders[name](
+            hidden["z"][rows], hidden["shift"][rows], ids, valid, memory, checks
+        )
+
+    def to_decoder(self, corrected: Tensor, covariates: dict) -> Tensor:
+        """The embedding as decoders read it: undoes :meth:`calibrate`."""
+        return corrected * self.latent_scale + self.latent_mean
+
+    def decode(self, hidden: dict, modality: str) -> Tensor:
+        """All features of one modality for all cells, on the normalised scale; ``(B, F)``."""
+        encoder, n_cells = self.encoders[modality], len(hidden["z"])
+        rows = torch.arange(n_cells, device=hidden["z"].device)
+        ids = torch.arange(encoder.tokens.n_tokens, device=rows.device).expand(n_cells, -1)
+        values = self._decode_tokens(hidden, modality, ids, None, rows)
+        return encoder.norm.destandardise(encoder.tokens.ungroup(values))
+
+    def cross_attention(self, tensors, modality: str) -> tuple[Tensor, dict[str, slice]]:
+        """Attention of one modality's tokens over those of the other modalities.
+
+        Returns
+        -------
+        tuple
+            Weights ``(n_m, t, k)``, mean over heads, zero for absent modalities; and by modality
+            the slice of the k keys that are its tokens, in order. The features of token i are
+            ``encoders[m].tokens.members[i]``.
+        """
+        encoded = self.inference(tensors)["encoded"]
+        return self.fusion.weights(encoded, modality, len(tensors[keys.PRESENCE]))
+
+    def expected(self, hidden: dict, modality: str, total, mask: Tensor | None = None) -> Tensor:
+        """Expected values on the registered scale, ``(B, F)``.
+
+        Parameters
+        ----------
+        hidden
+            From :meth:`generative`.
+        modality
+            What to decode.
+        total
+            Total ``(B, 1)`` of the features in `mask` to which counts are scaled.
+        mask
+            Bool ``(B, F)``: the features `total` was summed over; None = all.
+        """
+        return self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
+
+    # Losses
+
+    def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
+        """Reconstruction loss in stage 1, cross-entropy of the labelled cells afterwards."""
+        if self.stage == "finetune":
+            return self._label_loss(tensors, inference_outputs["logits"])
+        n_cells = len(tensors[keys.PRESENCE])
+        total, by_cell = 0.0, {}
+        for name in self.names:
+            encoder, rows = self.encoders[name], self.rows_of(tensors, name)
+            x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
+            target, counted = encoder.target(x, measured)
+            counted = counted & inference_outputs["masks"][name].is_hidden()[:, :, None]
+            error = (generative_outputs["predictions"][name] - target) ** 2 * counted
+            error, count = error.flatten(1).sum(1), counted.flatten(1).sum(1)
+            weight = self.modality_weights[name]
+            # Mean over the hidden, measured elements of the minibatch, so that a cell counts by
+            # what it has (Eq. loss of stage 1, weights alpha and beta).
+            total = total + weight * error.sum() / count.sum().clamp(min=1)
+            losses = error.new_zeros(n_cells)
+            by_cell[name] = losses.index_copy(0, rows, weight * error / count.clamp(min=1))
+        return LossOutput(loss=total, reconstruction_loss=by_cell, n_obs_minibatch=n_cells)
+
+    def _label_loss(self, tensors, logits: Tensor) -> LossOutput:
+        """Cross-entropy of the labelled cells, and agreement with the teacher on the others."""
+        labels = tensors[keys.LABELS].squeeze(1)
+        seen = labels < self.n_classes
+        weight = self.class_weight[labels[seen]]
+        entropy = F.cross_entropy(
+            logits[seen],
+            labels[seen],
+            weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        loss = entropy / weight.sum().clamp(min=1)
+        if self.consistency and self.training and not seen.all():
+            target = self._teacher(tensors)[~seen]
+            sure = target.amax(1) > self.confidence
+            agreement = F.cross_entropy(logits[~seen], target, reduction="none")
+            loss = loss + self.consistency * (agreement * sure).mean()
+        none = {name: logits.new_zeros(len(labels)) for name in self.names}
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=none,
+            classification_loss=loss,
+            logits=logits[seen],
+            true_labels=labels[seen],
+            n_obs_minibatch=len(labels),
+        )
+
+    @torch.no_grad()
+    def _teacher(self, tensors) -> Tensor:
+        """Sharpened probabilities ``(B, n_classes)`` of the network itself, with nothing hidden."""
+        self.eval()
+        logits = self.inference(tensors)["logits"]
+        self.train()
+        return torch.softmax(2.0 * logits, 1)
+
+    def sample(self, *args, **kwargs):
+        """Not available: the model is no generative one."""
+        raise NotImplementedError("A masked autoencoder has no distribution to sample from.")

@@ -17,6 +17,7 @@ from ._labels import LabelsMixin
 
 # Share of the labelled reference cells that are at most as unusual as a cell that is not flagged.
 KNOWN_SHARE = 0.99
+N_LEVELS = 201
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -73,17 +74,18 @@ class CalibrationMixin(LabelsMixin):
         # One labelled cell per class says nothing of the spread within: a share of the total does.
         ridge = 1e-3 * z.var(axis=0).mean() + 1e-12
         precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-        distance = class_distance(z, np.stack(means), precision)
         self.temperature_ = 1.0
         held = np.intersect1d(labelled, self._unfitted_cells())
         if len(held) >= 5 * self.module.n_classes:
             logits = self._logits(held)
             self.temperature_ = fit_temperature(logits, torch.as_tensor(codes[held]))
-        self.known_types_ = {
-            "means": np.stack(means),
-            "precision": precision,
-            "quantiles": np.quantile(distance, np.linspace(0, 1, 201)),
-        }
+            cells, z = held, self.get_latent_representation(indices=held)
+        self.known_types_ = {"means": np.stack(means), "precision": precision}
+        levels = np.linspace(0, 1, N_LEVELS)
+        distance = class_distance(z, self.known_types_["means"], precision)
+        self.known_types_["distance"] = np.quantile(distance, levels)
+        uncertainty = self.get_label_uncertainty(indices=cells)
+        self.known_types_["uncertainty"] = np.quantile(uncertainty, levels)
 
     def _unfitted_cells(self) -> np.ndarray:
         parts = [i for i in (self.validation_indices, self.test_indices) if i is not None]
@@ -102,11 +104,12 @@ class CalibrationMixin(LabelsMixin):
     ) -> pd.Series:
         """How unlike a cell is to every labelled cell type of the reference.
 
-        Based on the Mahalanobis distance in the corrected latent space to the nearest class
-        mean. The value is the share of labelled reference cells that are less unusual: 0.5 is
-        ordinary, values near 1 speak for a cell type that the reference lacks (identification of
-        new types of inClust). Beyond the most unusual reference cell the value exceeds 1 and
-        grows with the distance, so that ranks stay meaningful.
+        A new type lies far from all known ones, or between some of them. So the value is the
+        greater of two shares: of labelled reference cells that are nearer to their class mean
+        (Mahalanobis distance in the corrected latent space), and of those with a more certain
+        label. 0.5 is ordinary, values near 1 speak for a cell type that the reference lacks
+        (identification of new types of inClust). Beyond the farthest reference cell the value
+        exceeds 1 and grows with the distance, so that ranks stay meaningful.
 
         Returns
         -------
@@ -116,11 +119,14 @@ class CalibrationMixin(LabelsMixin):
             raise ValueError("Train the model with labels first: setup_mudata(labels_key=...).")
         mdata, cells = self._cells(mdata, indices)
         z = self.get_latent_representation(mdata, cells, source=source, batch_size=batch_size)
-        known = self.known_types_
+        uncertainty = self.get_label_uncertainty(mdata, cells, source=source, batch_size=batch_size)
+        known, levels = self.known_types_, np.linspace(0, 1, N_LEVELS)
         distance = class_distance(z, known["means"], known["precision"])
-        levels = np.linspace(0, 1, len(known["quantiles"]))
-        novelty = np.interp(distance, known["quantiles"], levels)
-        farthest = known["quantiles"][-1]
+        novelty = np.maximum(
+            np.interp(distance, known["distance"], levels),
+            np.interp(uncertainty, known["uncertainty"], levels),
+        )
+        farthest = known["distance"][-1]
         novelty = np.where(distance > farthest, distance / farthest, novelty)
         novelty[np.isnan(z).any(axis=1)] = np.nan
         return pd.Series(novelty, index=mdata.obs_names[cells], name="mumask_novelty")

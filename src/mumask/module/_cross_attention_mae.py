@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mumask.data import keys
 from mumask.nn import Covariates, as_dense, both
 from mumask.nn._fusion import CrossFusion, Encoded, spread
+from mumask.nn._label_head import LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
 from mumask.nn._tokens import drop_modalities, random_token_mask
 
@@ -38,6 +38,7 @@ PRESETS = {
         "mask_ratio": 0.15,
         "modality_dropout": 0.0,
         "decoder_context": "tokens",
+        "head": {"n_layers": 0, "smoothing": 0.0, "noise": 0.0, "consistency": 0.0, "decay": 0.0},
     }
 }
 
@@ -83,8 +84,13 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         ``"attention"`` or ``"addition"``, with or without the residual I: the paper's ablations.
     power
         Standardisation of the inputs, see :class:`~mumask.nn.InputNorm`.
-    label_smoothing, balance, head_dropout
-        Of the head: smoothing; weight classes by frequency ``** -balance``; dropout before it.
+    whiten
+        Starting point of the embedding (:meth:`start_from_axes`): 0 keeps the relative variances
+        of principal components, 1 gives them equal ones.
+    balance
+        Weight classes by their frequency ``** -balance``.
+    head
+        Arguments of :class:`~mumask.nn.LabelHead`.
     seed
         Of the feature grouping.
     """
@@ -97,7 +103,7 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         n_classes: int = 0,
         transforms: Mapping[str, str] | None = None,
         n_embed: int = 64,
-        n_latent: int = 32,
+        n_latent: int = 48,
         n_encoder_layers: int = 2,
         n_decoder_layers: int = 1,
         n_heads: int = 4,
@@ -105,9 +111,9 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         dropout: float = 0.0,
         max_tokens: int = 16,
         token_size: Mapping[str, int] | None = None,
-        mask_ratio: float = 0.5,
+        mask_ratio: float = 0.15,
         finetune_mask_ratio: float = 0.0,
-        modality_dropout: float = 0.2,
+        modality_dropout: float = 0.15,
         finetune_modality_dropout: float = 0.0,
         decoder_context: Literal["cell", "tokens"] = "cell",
         fusion: Literal["attention", "addition"] = "attention",
@@ -115,12 +121,8 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         power: float = 1.0,
         whiten: float = 0.0,
         latent_noise: float = 0.0,
-        label_smoothing: float = 0.0,
         balance: float = 0.0,
-        head_dropout: float = 0.0,
-        head_gain: float = 1.0,
-        consistency: float = 0.0,
-        confidence: float = 0.8,
+        head: Mapping | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -130,8 +132,7 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         self.modality_dropout = modality_dropout
         self.finetune_modality_dropout = finetune_modality_dropout
         self.decoder_context, self.latent_noise = decoder_context, latent_noise
-        self.label_smoothing, self.head_gain = label_smoothing, head_gain
-        self.whiten, self.consistency, self.confidence = whiten, consistency, confidence
+        self.whiten = whiten
         self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
         self.stage: Literal["pretrain", "finetune"] = "pretrain"
 
@@ -165,13 +166,12 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         )
         self.register_buffer("latent_mean", torch.zeros(n_latent))
         self.register_buffer("latent_scale", torch.ones(n_latent))
-        self.register_buffer("head_scale", torch.ones(n_latent))
+        self.register_buffer("finetuned", torch.tensor(False))
         self.decoder_covariates = Covariates(n_categories, n_continuous, n_embed)
         self.classifier = None
         if n_classes:
-            self.classifier = nn.Sequential(
-                nn.Dropout(head_dropout), nn.Linear(n_latent, n_classes)
-            )
+            scale = (n_latent / len(self.names)) ** 0.5
+            self.classifier = LabelHead(n_latent, n_classes, scale, **dict(head or {}))
         self.balance = balance
         self.register_buffer("class_weight", torch.ones(n_classes))
 
@@ -235,8 +235,9 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         Returns
         -------
         dict
-            ``z`` ``(B, n_latent)`` as decoders read it, ``corrected`` (and ``mean``) as users and
-            the head do (:meth:`calibrate`), ``parts`` of it by modality, ``logits``
+            ``z`` ``(B, n_latent)`` as decoders read it, ``corrected`` (and ``mean``) as the
+            head does (:meth:`calibrate`), ``parts`` of it by modality, ``embedding`` for users
+            (``corrected``, after fine-tuning the head's last hidden layer), ``logits``
             ``(B, n_classes)`` or None, ``encoded`` and ``fused`` tokens, ``masks`` by modality.
         """
         presence = tensors[keys.PRESENCE]
@@ -265,20 +266,13 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
             "z": z,
             "mean": corrected,
             "corrected": corrected,
+            "embedding": self.classifier.hidden(corrected) if self.finetuned else corrected,
             "parts": {m: corrected[:, part] for m, part in self.fusion.slices.items()},
-            "logits": None if self.classifier is None else self.classify(corrected),
+            "logits": None if self.classifier is None else self.classifier(corrected),
             "encoded": encoded,
             "fused": fused,
             "masks": masks,
         }
-
-    def classify(self, corrected: Tensor) -> Tensor:
-        """Logits ``(B, n_classes)`` of the cell types.
-
-        The head sees standardised dimensions and a gain, without which a fine-tuning step moves
-        the encoders as far as the head and the labels are forgotten before they are learned.
-        """
-        return self.head_gain * self.classifier(corrected * self.head_scale)
 
     # Decoding
 
@@ -363,7 +357,7 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
     def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
         """Reconstruction loss in stage 1, cross-entropy of the labelled cells afterwards."""
         if self.stage == "finetune":
-            return self._label_loss(tensors, inference_outputs["logits"])
+            return self._label_loss(tensors, inference_outputs["corrected"])
         n_cells = len(tensors[keys.PRESENCE])
         total, by_cell = 0.0, {}
         for name in self.names:
@@ -381,24 +375,13 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
             by_cell[name] = losses.index_copy(0, rows, weight * error / count.clamp(min=1))
         return LossOutput(loss=total, reconstruction_loss=by_cell, n_obs_minibatch=n_cells)
 
-    def _label_loss(self, tensors, logits: Tensor) -> LossOutput:
-        """Cross-entropy of the labelled cells, and agreement with the teacher on the others."""
+    def _label_loss(self, tensors, corrected: Tensor) -> LossOutput:
+        """Loss of the head; see :meth:`mumask.nn.LabelHead.loss`."""
         labels = tensors[keys.LABELS].squeeze(1)
         seen = labels < self.n_classes
-        weight = self.class_weight[labels[seen]]
-        entropy = F.cross_entropy(
-            logits[seen],
-            labels[seen],
-            weight=self.class_weight,
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
-        )
-        loss = entropy / weight.sum().clamp(min=1)
-        if self.consistency and self.training and not seen.all():
-            target = self._teacher(tensors)[~seen]
-            sure = target.amax(1) > self.confidence
-            agreement = F.cross_entropy(logits[~seen], target, reduction="none")
-            loss = loss + self.consistency * (agreement * sure).mean()
+        loss, logits = self.classifier.loss(corrected, labels, self.class_weight)
+        if self.training:
+            self.classifier.update()
         none = {name: logits.new_zeros(len(labels)) for name in self.names}
         return LossOutput(
             loss=loss,
@@ -408,14 +391,6 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
             true_labels=labels[seen],
             n_obs_minibatch=len(labels),
         )
-
-    @torch.no_grad()
-    def _teacher(self, tensors) -> Tensor:
-        """Sharpened probabilities ``(B, n_classes)`` of the network itself, with nothing hidden."""
-        self.eval()
-        logits = self.inference(tensors)["logits"]
-        self.train()
-        return torch.softmax(2.0 * logits, 1)
 
     def sample(self, *args, **kwargs):
         """Not available: the model is no generative one."""

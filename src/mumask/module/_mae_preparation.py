@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mumask.data import keys
 from mumask.nn import as_dense
@@ -94,8 +93,6 @@ class MAEPreparation:
         for part in self.fusion.slices.values():
             total = z[:, part].var(0, correction=0).sum()
             self.latent_scale[part] = total.sqrt().clamp(min=1e-6)
-        deviation = z.std(0, correction=0).clamp(min=1e-6)
-        self.head_scale.copy_(self.latent_scale / deviation.maximum(0.02 * self.latent_scale))
 
     def fit_class_weights(self, labels: Tensor) -> None:
         """Weights of the classes from the labelled training cells: frequency ``** -balance``."""
@@ -106,8 +103,13 @@ class MAEPreparation:
             weight * counts.sum().clamp(min=1) / (weight * counts).sum().clamp(min=1e-8)
         )
 
-    def fit_head(self, minibatches: Minibatches, penalty: float = 1.0) -> None:
-        """Fit the head to the labelled cells while all else is frozen (logistic regression).
+    def fit_head(
+        self,
+        minibatches: Minibatches,
+        n_steps: int = 2500,
+        sources: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        """Train the head on fixed embeddings, before everything is fine-tuned.
 
         Fine-tuning from there only has to improve on a good head; with a random one, its first
         steps spoil what stage 1 has learned (Kumar et al., ICLR 2022).
@@ -115,39 +117,31 @@ class MAEPreparation:
         Parameters
         ----------
         minibatches
-            As for :meth:`fit_inputs`; unlabelled cells do not count.
-        penalty
-            Half of it times the squared weights is added to the summed cross-entropy.
+            As for :meth:`fit_inputs`, labelled and unlabelled cells.
+        n_steps
+            Steps of :meth:`mumask.nn.LabelHead.fit`.
+        sources
+            Sets of modalities to encode from, each once; by default all that a cell has. Naming
+            single modalities too prepares the head for cells (a query) that have only these.
         """
         training = self.training
         self.eval()
         with torch.no_grad():
-            pairs = [(self.inference(t)["corrected"], t[keys.LABELS][:, 0]) for t in minibatches()]
+            pairs = [
+                (self.inference(t, source)["corrected"][kept], t[keys.LABELS][kept, 0])
+                for t in minibatches()
+                for source, kept in self._views(t[keys.PRESENCE], sources)
+            ]
         self.train(training)
         z, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
-        seen = labels < self.n_classes
-        z, labels = (z[seen] * self.head_scale).detach(), labels[seen]
-        if not len(labels):
-            return
-        weight = z.new_zeros(self.n_classes, z.shape[1], requires_grad=True)
-        bias = z.new_zeros(self.n_classes, requires_grad=True)
-        solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+        self.classifier.fit(z, labels, self.class_weight, n_steps)
+        self.finetuned.fill_(True)
 
-        def objective():
-            solver.zero_grad()
-            entropy = F.cross_entropy(
-                z @ weight.T + bias, labels, weight=self.class_weight, reduction="sum"
-            )
-            loss = (entropy + 0.5 * penalty * weight.square().sum()) / len(labels)
-            loss.backward()
-            return loss
-
-        with torch.enable_grad():
-            solver.step(objective)
-        head = self.classifier[-1]
-        with torch.no_grad():
-            head.weight.copy_(weight / self.head_gain)
-            head.bias.copy_(bias / self.head_gain)
+    def _views(self, presence: Tensor, sources: Sequence[Sequence[str]] | None):
+        """Sources ``(B, M)`` to encode from, and the cells (bool) that have any of them."""
+        for names in sources or [self.names]:
+            source = presence & torch.tensor([m in names for m in self.names]).to(presence.device)
+            yield source, source.any(1)
 
     def set_stage(
         self, stage: Literal["pretrain", "finetune"], presence: Tensor | None = None
@@ -171,6 +165,8 @@ class MAEPreparation:
         if stage == "finetune" and self.classifier is None:
             raise ValueError("The module has no cell-type head: it was made with n_classes=0.")
         self.stage = stage
+        if stage == "finetune":
+            self.finetuned.fill_(True)
         used = {"fusion"}
         hides = self.hidden_shares()[1] > 0
         for column, name in enumerate(self.names):
@@ -178,7 +174,7 @@ class MAEPreparation:
             if here is None or here.any():
                 used |= {f"encoders.{name}"}
                 used |= {f"decoders.{name}"} if stage == "pretrain" else set()
-        used |= {"decoder_covariates"} if stage == "pretrain" else {"classifier"}
+        used |= {"decoder_covariates"} if stage == "pretrain" else {"classifier.network"}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(name.startswith(f"{part}.") for part in used))
         for column, name in enumerate(self.names if len(self.names) > 1 else []):
@@ -189,3 +185,10 @@ class MAEPreparation:
                 absent = True
             self.fusion.stand_ins[name].requires_grad_(absent)
         return [p for p in self.parameters() if p.requires_grad]
+
+    def parameter_groups(self, lr: float, encoder_factor: float = 0.05) -> list[dict]:
+        """Optimiser groups of fine-tuning: the head at `lr`, everything else far slower."""
+        head = [p for p in self.classifier.parameters() if p.requires_grad]
+        known = {id(p) for p in head}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": head, "lr": lr}, {"params": rest, "lr": lr * encoder_factor}]

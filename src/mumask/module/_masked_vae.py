@@ -164,12 +164,15 @@ class MaskedVAEModule(BaseModuleClass):
         )
 
     def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
-        """Take the scale of the inputs from minibatches of the reference."""
-        batches = list(batches)
-        for name in self.names:
-            self.transforms[name].fit(
-                (tensors[keys.values_key(name)], self.visible(tensors, name)) for tensors in batches
-            )
+        """Take the scale of the inputs from minibatches of the reference, in one pass."""
+        sums = dict.fromkeys(self.names, 0.0)
+        for tensors in batches:
+            for name in self.names:
+                x = tensors[keys.values_key(name)]
+                moments = self.transforms[name].moments(x, self.visible(tensors, name))
+                sums[name] = sums[name] + moments.double()
+        for name, moments in sums.items():
+            self.transforms[name].set_scale(moments)
 
     def _users_mask(self, masks: Mapping[str, Callable], x: torch.Tensor, modality: str):
         if not self.training or modality not in masks:

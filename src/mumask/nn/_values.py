@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -107,20 +105,26 @@ class InputTransform(nn.Module):
             values = _with_values(values, scaled)
         return values, offset if mask is None else offset * mask
 
-    def fit(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -> None:
-        """Set centre and spread from minibatches of raw values and masks."""
-        if not self.standardize:
-            return
-        n, total, square = (torch.zeros_like(self.center, dtype=torch.float64) for _ in range(3))
-        for x, mask in batches:
-            values = as_dense(self.normalise(x, mask)).double()
-            n += len(values) if mask is None else mask.sum(dim=0)
-            total += values.sum(dim=0)
-            square += (values**2).sum(dim=0)
-        mean = total / n.clamp(min=1)
-        variance = (square / n.clamp(min=1) - mean**2).clamp(min=0)
-        self.center.copy_(mean)
-        self.spread.copy_(variance.sqrt().clamp(min=MIN_SPREAD))
+    def moments(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Number, sum and sum of squares of the unmasked values by feature, ``(3, n_features)``."""
+        values = self.normalise(x, mask)
+        n = torch.full_like(self.profile, len(x)) if mask is None else mask.sum(dim=0)
+        if values.layout == torch.strided:
+            return torch.stack([n, values.sum(dim=0), (values**2).sum(dim=0)])
+        columns, v = values.col_indices().long(), values.values()
+        zeros = torch.zeros_like(self.profile)
+        sums = [zeros.index_add(0, columns, power) for power in (v, v**2)]
+        return torch.stack([n, *sums])
+
+    def set_scale(self, moments: torch.Tensor) -> None:
+        """Set centre and spread from the moments of reference cells."""
+        if self.standardize:
+            n, total, square = moments
+            mean = total / n.clamp(min=1)
+            self.center.copy_(mean)
+            self.spread.copy_(
+                (square / n.clamp(min=1) - mean**2).clamp(min=0).sqrt().clamp(min=MIN_SPREAD)
+            )
 
 
 def _with_values(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

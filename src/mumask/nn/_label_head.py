@@ -1,0 +1,164 @@
+"""Cell-type head on the joint embedding, trained on few labels and many unlabelled cells."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LabelHead(nn.Module):
+    """Small network from embedding to cell type, with a running average of itself.
+
+    The average predicts, and teaches the head on unlabelled cells: under noise the head has to
+    give the sharpened prediction that the average gives without (mean teacher, Tarvainen &
+    Valpola 2017). With `n_layers` 0 and `consistency` 0 it is the linear layer of scMMAE.
+
+    Parameters
+    ----------
+    n_in, n_classes
+        Dimensions of the embedding, classes.
+    scale
+        Factor that brings the embedding to about unit variance per dimension.
+    n_hidden, n_layers, dropout
+        Of the hidden layers; the last one is the representation u "before the softmax layer".
+    smoothing
+        Label smoothing.
+    noise
+        Standard deviation of the noise on unlabelled cells; labelled ones get a third of it.
+    consistency, temperature
+        Weight of the unlabelled cells, and to what power (its inverse) the teacher is sharpened.
+    decay
+        Of the running average.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_classes: int,
+        scale: float = 1.0,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        dropout: float = 0.1,
+        smoothing: float = 0.05,
+        noise: float = 0.2,
+        consistency: float = 1.0,
+        temperature: float = 0.5,
+        decay: float = 0.99,
+    ):
+        super().__init__()
+        self.scale, self.smoothing, self.noise = scale, smoothing, noise
+        self.consistency, self.temperature, self.decay = consistency, temperature, decay
+        layers, width = [], n_in
+        for _ in range(n_layers):
+            layers += [nn.Linear(width, n_hidden), nn.GELU(), nn.Dropout(dropout)]
+            width = n_hidden
+        self.n_out = width
+        self.network = nn.Sequential(*layers, nn.Linear(width, n_classes))
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.register_buffer("n_updates", torch.tensor(0))
+
+    def hidden(self, z: Tensor) -> Tensor:
+        """Representation u of embeddings ``[B, n_in]``, by the average; ``[B, n_out]``."""
+        self.average.eval()
+        return self.average[:-1](z * self.scale)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits ``[B, n_classes]`` of embeddings ``[B, n_in]``, by the average."""
+        return self.average[-1](self.hidden(z))
+
+    def loss(
+        self, z: Tensor, labels: Tensor, class_weight: Tensor, ramp: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the labelled cells plus disagreement with the teacher on the others.
+
+        Parameters
+        ----------
+        z
+            Embeddings ``[B, n_in]``.
+        labels
+            Int64 ``[B]``; the number of classes or more = unlabelled.
+        class_weight
+            ``[n_classes]``.
+        ramp
+            Factor of `consistency`: a teacher that knows nothing yet should not teach.
+
+        Returns
+        -------
+        Loss, and the logits ``[B, n_classes]`` of the head itself.
+        """
+        seen = labels < len(class_weight)
+        x = z * self.scale
+        if self.training and self.noise:
+            size = self.noise * torch.where(seen, 1 / 3, 1.0)[:, None]
+            logits = self.network(x + size * torch.randn_like(x))
+        else:
+            logits = self.network(x)
+        entropy = F.cross_entropy(
+            logits[seen],
+            labels[seen],
+            class_weight,
+            reduction="sum",
+            label_smoothing=self.smoothing,
+        )
+        loss = entropy / class_weight[labels[seen]].sum().clamp(min=1)
+        if self.consistency and not seen.all():
+            with torch.no_grad():
+                target = torch.softmax(self(z[~seen]) / self.temperature, 1)
+            loss = loss + ramp * self.consistency * F.cross_entropy(logits[~seen], target)
+        return loss, logits
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the head; to be called once per training step."""
+        step = int(self.n_updates)
+        keep = min(self.decay, (step + 1) / (step + 10))
+        for mean, parameter in zip(
+            self.average.parameters(), self.network.parameters(), strict=True
+        ):
+            mean.lerp_(parameter, 1 - keep)
+        self.n_updates += 1
+
+    def fit(
+        self,
+        z: Tensor,
+        labels: Tensor,
+        class_weight: Tensor,
+        n_steps: int = 2500,
+        batch_size: int = 256,
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+    ) -> None:
+        """Train on fixed embeddings (AdamW, cosine schedule).
+
+        Parameters
+        ----------
+        z, labels, class_weight
+            As in :meth:`loss`, all training cells at once. A quarter of every minibatch is drawn
+            from the labelled cells.
+        n_steps, batch_size, lr, weight_decay
+            Of the optimisation.
+        """
+        seen = (labels < len(class_weight)).nonzero().squeeze(1)
+        if not len(seen):
+            return
+        others = (labels >= len(class_weight)).nonzero().squeeze(1)
+        n_seen = batch_size // 4 if len(others) and self.consistency else batch_size
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr, weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+        self.n_updates.zero_()
+        self.train().network.requires_grad_(True)
+        for step in range(n_steps):
+            rows = seen[torch.randint(len(seen), (n_seen,), device=z.device)]
+            if n_seen < batch_size:
+                drawn = torch.randint(len(others), (batch_size - n_seen,), device=z.device)
+                rows = torch.cat([rows, others[drawn]])
+            ramp = min(1.0, step / (0.3 * n_steps))
+            loss, _ = self.loss(z[rows], labels[rows], class_weight, ramp)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            self.update()

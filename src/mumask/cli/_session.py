@@ -44,7 +44,7 @@ def checking_input() -> Iterator[None]:
     """Errors in here are about what the user gave."""
     try:
         yield
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(one_line(error)) from error
 
 

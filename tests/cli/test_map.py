@@ -1,0 +1,51 @@
+"""``mumask map``: a saved reference, a query, no Python."""
+
+from __future__ import annotations
+
+import mudata as md
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mumask import MaskedVAE
+from mumask.cli import app
+
+
+@pytest.fixture
+def files(make_mosaic, fit, tmp_path):
+    """Folder with a reference model and a query that has only RNA."""
+    reference = fit(make_mosaic(), setup={"labels_key": "cell_type"}, epochs=2)
+    reference.save(tmp_path / "reference")
+    query = make_mosaic(15, {"new": ("rna",)}, seed=3)
+    query = md.MuData({"rna": query["rna"]})
+    query.obs["batch"] = "new"
+    query.write(tmp_path / "query.h5mu")
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["map", *(str(a) for a in arguments)])
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_map(files, epochs):
+    out = files / "out.h5mu"
+    result = run(
+        files / "query.h5mu", "--reference", files / "reference", "-o", out, "--impute",
+        "--max-epochs", epochs, "--save-model", files / "mapped",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    mapped = md.read_h5mu(out)
+    assert np.isfinite(mapped.obsm["X_mumask"]).all()
+    assert mapped.obs["mumask_label"].dtype == "category"
+    assert mapped.obs["mumask_new_type"].dtype == bool
+    assert {"rna", "protein", "atac"} == set(md.read_h5mu(files / "out.imputed.h5mu").mod)
+    again = MaskedVAE.load(files / "mapped", mapped).get_latent_representation()
+    np.testing.assert_allclose(again, mapped.obsm["X_mumask"], atol=1e-5)
+
+
+def test_wrong_input_is_one_line(files):
+    result = run(files / "query.h5mu", "--reference", files / "none", "-o", files / "out.h5mu")
+    assert result.exit_code == 2
+    assert "No model at" in result.output
+    assert not (files / "out.h5mu").exists()

@@ -94,7 +94,7 @@ def make_mosaic():
         for column in obs:
             mdata.obs[column] = obs[column].reindex(mdata.obs_names)
         for modality in mods:  # a stale obsmap, as left by tools that reorder a modality
-            mdata.obsmap[modality][:] = rng.permutation(np.asarray(mdata.obsmap[modality]))
+            mdata.obsmap[modality] = rng.permutation(np.asarray(mdata.obsmap[modality]))
         return mdata
 
     return build

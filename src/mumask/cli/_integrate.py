@@ -53,7 +53,7 @@ def integrate(
         str | None, typer.Option(help='"inclust+": the configuration of the paper.')
     ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data; by default about 1,500 steps.")
+        int | None, typer.Option(min=1, help="Passes over the data; by default about 2,400 steps.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")] = 0,
     threads: Annotated[

@@ -40,7 +40,7 @@ DEFAULTS = {
     "prior": "clusters",
     "weights": {"reconstruction": 1.0, "kl": 0.5, "prior": 0.5, "labels": 50.0},
 }
-N_CLUSTERS = 10
+N_CLUSTERS = 20
 CHOICES = {
     "arithmetic": ("subtract", "add", "none"),
     "prior": ("standard", "clusters"),

@@ -13,10 +13,10 @@ from mumask.nn import SCHEDULES
 from mumask.train import MaskedTrainingPlan
 
 # Optimisation steps that bring the reference data sets to a standstill; epochs follow from it.
-STEPS = 1500
+STEPS = 2400
 # Cells from which the scale of the inputs is taken.
 SCALE_CELLS = 10_000
-MIN_EPOCHS, MAX_EPOCHS = 10, 150
+MIN_EPOCHS, MAX_EPOCHS = 10, 200
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
@@ -43,7 +43,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the data; by default as many as give about 1,500 steps.
+            Passes over the data; by default as many as give about 2,400 steps.
         batch_size
             Cells per step.
         schedule

@@ -120,7 +120,6 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         distinctive: bool = True,
         power: float = 1.0,
         whiten: float = 0.0,
-        latent_noise: float = 0.0,
         balance: float = 0.0,
         head: Mapping | None = None,
         seed: int = 0,
@@ -131,7 +130,7 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         self.mask_ratio, self.finetune_mask_ratio = mask_ratio, finetune_mask_ratio
         self.modality_dropout = modality_dropout
         self.finetune_modality_dropout = finetune_modality_dropout
-        self.decoder_context, self.latent_noise = decoder_context, latent_noise
+        self.decoder_context = decoder_context
         self.whiten = whiten
         self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
         self.stage: Literal["pretrain", "finetune"] = "pretrain"

@@ -230,8 +230,8 @@ def test_last_minibatch_of_one_cell(make_mosaic, fit):
 
 
 def test_epochs_follow_from_the_number_of_steps():
-    assert default_epochs(5_000, 128) == 38
-    assert default_epochs(100, 128) == 150
+    assert default_epochs(5_000, 128) == 60
+    assert default_epochs(100, 128) == 200
     assert default_epochs(10_000_000, 128) == 10
 
 

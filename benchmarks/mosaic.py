@@ -29,6 +29,8 @@ def run(path: Path, scorer, seed: int, **model_options) -> dict:
     mdata = mudata.read_h5mu(path)
     labels = mdata.obs["cell_type"].astype(str).to_numpy()
     batch = mdata.obs["batch"].astype(str).to_numpy()
+    # The scorer's libraries leave OpenMP threads spinning, which slow the next training 15-fold.
+    torch.set_num_threads(1)
     scvi.settings.seed = seed
     mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch")
     model = mumask.MaskedVAE(mdata, **model_options)
@@ -53,7 +55,6 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location("scorer", args.scorer)
     scorer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(scorer)

@@ -10,7 +10,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from mumask.data import keys
-from mumask.nn import Covariates, as_dense, both
+from mumask.nn import Covariates, as_dense
 from mumask.nn._fusion import CrossFusion, Encoded, spread
 from mumask.nn._label_head import LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
@@ -18,6 +18,7 @@ from mumask.nn._tokens import drop_modalities, random_token_mask
 
 from ._mae_preparation import MAEPreparation
 from ._modality_spec import ModalitySpec
+from ._mosaic_batch import MosaicBatch
 
 # What a likelihood of the registration means for the input; see mumask.nn._inputs.
 TRANSFORMS = {"bernoulli": "binary", "gaussian": "identity"}
@@ -43,7 +44,7 @@ PRESETS = {
 }
 
 
-class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
+class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
     """Masked autoencoder with one token encoder per modality and cross-attention between them.
 
     "Eq." refers to Methods of Meng et al., scMMAE, Briefings in Bioinformatics 26(1), bbaf010
@@ -181,27 +182,6 @@ class CrossAttentionMAEModule(MAEPreparation, BaseModuleClass):
         if self.stage == "pretrain":
             return self.mask_ratio, self.modality_dropout
         return self.finetune_mask_ratio, self.finetune_modality_dropout
-
-    # Masks
-
-    def rows_of(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor:
-        """Cells of the minibatch that have the modality, shape ``(n_m,)``."""
-        return tensors[keys.PRESENCE][:, self.names.index(modality)].nonzero().squeeze(1)
-
-    def measured(self, tensors: Mapping[str, Tensor], modality: str) -> Tensor | None:
-        """Presence x panel x element mask: booleans ``(n_m, n_features)``, None if all."""
-        panel = getattr(self, f"panel_{modality}")
-        if panel is not None:
-            panel = panel[tensors[keys.BATCH][self.rows_of(tensors, modality), 0]]
-            panel = None if panel.all() else panel
-        return both(panel, tensors.get(keys.mask_key(modality)))
-
-    def covariates(self, tensors: Mapping[str, Tensor]) -> dict:
-        """Codes, batch first, and continuous values."""
-        codes = [tensors[keys.BATCH]]
-        if keys.CAT_COVS in tensors:
-            codes.append(tensors[keys.CAT_COVS])
-        return {"categories": torch.cat(codes, 1), "continuous": tensors.get(keys.CONT_COVS)}
 
     # Encoding
 

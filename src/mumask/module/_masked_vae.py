@@ -31,9 +31,10 @@ from mumask.nn import (
 )
 
 from ._modality_spec import ModalitySpec
+from ._mosaic_batch import MosaicBatch
 
 
-class MaskedVAEModule(BaseModuleClass):
+class MaskedVAEModule(MosaicBatch, BaseModuleClass):
     """One VAE with an input mask before the encoder and an output mask behind the decoder.
 
     The comments "step n" refer to the pseudocode of Wang et al., BMC Bioinformatics 25:41 (2024).
@@ -142,18 +143,6 @@ class MaskedVAEModule(BaseModuleClass):
 
     # Masks
 
-    def rows_of(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
-        """Cells of the minibatch that have the modality, shape ``(n_m,)``."""
-        return tensors[keys.PRESENCE][:, self.names.index(modality)].nonzero().squeeze(1)
-
-    def measured(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
-        """Presence x panel x element mask: booleans ``(n_m, n_features)``, None if all."""
-        panel = getattr(self, f"panel_{modality}")
-        if panel is not None:
-            panel = panel[tensors[keys.BATCH][self.rows_of(tensors, modality), 0]]
-            panel = None if panel.all() else panel
-        return both(panel, tensors.get(keys.mask_key(modality)))
-
     def visible(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
         """Elements that the encoder may see: measured, not held out, not hidden by the user."""
         x, shown = tensors[keys.values_key(modality)], getattr(self, f"visible_{modality}")
@@ -203,13 +192,6 @@ class MaskedVAEModule(BaseModuleClass):
             "z": inference_outputs["z"],
             "covariates": self.covariates(tensors),
         }
-
-    def covariates(self, tensors: Mapping[str, torch.Tensor]) -> dict:
-        """Auxiliary information (input 2): codes, batch first, and continuous values."""
-        codes = [tensors[keys.BATCH]]
-        if keys.CAT_COVS in tensors:
-            codes.append(tensors[keys.CAT_COVS])
-        return {"categories": torch.cat(codes, 1), "continuous": tensors.get(keys.CONT_COVS)}
 
     @auto_move_data
     def inference(self, tensors, source: torch.Tensor | None = None, sample: bool = True) -> dict:

@@ -57,7 +57,7 @@ def test_labels_reach_the_other_batches(model, truth):
     mdata, _ = truth
     unseen = (mdata.obs["label"] == "Unknown").to_numpy()
     right = (model.predict().astype(str) == mdata.obs["cell_type"].astype(str)).to_numpy()
-    assert right[unseen].mean() > 0.75
+    assert right[unseen].mean() > 0.8
     uncertainty = model.get_label_uncertainty().to_numpy()
     assert uncertainty[unseen & ~right].mean() > uncertainty[unseen & right].mean()
 
@@ -83,7 +83,7 @@ def test_imputed_modalities_are_near_the_truth(model, truth, modality):
     missing = full.obs["imputed"].to_numpy()
     assert missing.any()
     guess, there = full.X[missing], np.asarray(expected[modality].X)[missing]
-    assert cellwise(guess, there) > 0.6
+    assert cellwise(guess, there) > 0.65
     types = mdata.obs["cell_type"].astype(str).to_numpy()[missing]
     assert between_types(guess, there, types) > 0.7
 

@@ -2,11 +2,23 @@
 
 from importlib.metadata import version
 
-from . import data, datasets, metrics, module, nn, pl, pp, train
+from . import data, datasets, metrics, module, nn, pl, pp, tl, train
 from ._logging import setup_logging
-from .model import MaskedVAE
+from .model import CrossAttentionMAE, MaskedVAE
 
-__all__ = ["MaskedVAE", "data", "datasets", "metrics", "module", "nn", "pl", "pp", "train"]
+__all__ = [
+    "CrossAttentionMAE",
+    "MaskedVAE",
+    "data",
+    "datasets",
+    "metrics",
+    "module",
+    "nn",
+    "pl",
+    "pp",
+    "tl",
+    "train",
+]
 
 __version__ = version("mumask")
 

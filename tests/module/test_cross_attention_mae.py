@@ -214,11 +214,13 @@ def test_head_learns_from_fixed_embeddings_whatever_the_stage():
     module.calibrate(lambda: [tensors])
     module.set_stage("pretrain", tensors["presence"])
     before = {n: p.clone() for n, p in module.named_parameters() if "classifier" not in n}
-    module.fit_head(lambda: [tensors], n_steps=300, sources=[("rna", "protein"), ("rna",)])
+    labels = tensors["labels"][:, 0]
+    with torch.no_grad():
+        z = module.eval().inference(tensors)["corrected"]
+    module.fit_head(z, labels, n_steps=300)
     out = module.eval().inference(tensors)
     assert out["embedding"].shape == (20, 256)
-    labels = tensors["labels"][:, 0]
-    known = (labels < 3) & MOSAIC[:, :2].any(1)
+    known = labels < 3
     assert (out["logits"].argmax(1) == labels)[known].float().mean() > 0.7
     for name, parameter in module.named_parameters():
         assert name not in before or torch.equal(parameter, before[name]), name
@@ -234,13 +236,35 @@ def test_class_weights_are_one_on_average():
 
 
 def test_attention_weights():
+    """Even attention is 1, whatever other keys there are; pairing cells anew changes weights."""
     module = make().eval()
-    tensors = batch_of()
-    weights, context = module.cross_attention(tensors, "rna")
-    assert weights.shape[0] == int(MOSAIC[:, 0].sum())
-    assert weights.shape[1] == module.encoders["rna"].tokens.n_tokens
-    assert context == {"protein": slice(0, 7), "atac": slice(7, 14)}
-    assert torch.allclose(weights[0].sum(-1), torch.ones(weights.shape[1]), atol=1e-5)
+    tensors = batch_of(MOSAIC[MOSAIC[:, 0] & MOSAIC[:, 1]])
+    n_cells = len(tensors["presence"])
+    order = torch.arange(n_cells).flip(0)
+    with torch.no_grad():
+        weights, again, flipped = module.cross_attention(
+            tensors, "rna", "protein", [torch.arange(n_cells), order]
+        )
+        atac = next(module.cross_attention(tensors, "rna", "atac"))
+    assert weights.shape == (n_cells, module.encoders["rna"].tokens.n_tokens, 7)
+    assert torch.equal(weights, again)
+    assert not torch.allclose(weights, flipped)
+    n_keys = torch.where(tensors["presence"][:, 2], 14, 7)[:, None]
+    assert torch.allclose((weights.sum(-1) + atac.sum(-1)) / n_keys, torch.ones(1), atol=1e-5)
+
+
+def test_attention_of_unmeasured_tokens_is_missing():
+    panel = np.ones((2, 30), dtype=bool)
+    tokens = make().encoders["rna"].tokens
+    panel[1, tokens.members[2][tokens.exists[2]].numpy()] = False
+    module = make(panel=panel).eval()
+    tensors = batch_of(MOSAIC[MOSAIC[:, 0] & MOSAIC[:, 1]])
+    with torch.no_grad():
+        weights = next(module.cross_attention(tensors, "rna", "protein"))
+        reverse = next(module.cross_attention(tensors, "protein", "rna"))
+    short = tensors["batch"][:, 0] == 1
+    assert weights[short, 2].isnan().all() and reverse[short][:, :, 2].isnan().all()
+    assert not weights[~short].isnan().any() and not weights[short, 3:].isnan().any()
 
 
 def test_preset_has_the_sizes_of_the_paper():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    return float(log_t.exp().clamp(0.2, 10.0))
+    return float(log_t.detach().exp().clamp(0.2, 10.0))
 
 
 def class_distance(z: np.ndarray, means: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -64,7 +65,12 @@ class CalibrationMixin(LabelsMixin):
             labelled if self.train_indices is None else np.intersect1d(labelled, self.train_indices)
         )
         cells = cells if len(cells) else labelled  # few labels may all have been set aside
-        z = self.get_latent_representation(indices=cells)
+        held = np.intersect1d(labelled, self._unfitted_cells())
+        self._calibrate_on(codes, cells, held)
+
+    def _calibrate_on(self, codes: np.ndarray, cells: np.ndarray, held: np.ndarray) -> None:
+        """Class statistics of labelled `cells`; how sure to be from `held` ones, if enough."""
+        z = self._corrected(self.adata, cells)
         means, within = [], []
         for code in np.unique(codes[cells]):
             members = z[codes[cells] == code]
@@ -75,17 +81,22 @@ class CalibrationMixin(LabelsMixin):
         ridge = 1e-3 * z.var(axis=0).mean() + 1e-12
         precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
         self.temperature_ = 1.0
-        held = np.intersect1d(labelled, self._unfitted_cells())
         if len(held) >= 5 * self.module.n_classes:
             logits = self._logits(held)
             self.temperature_ = fit_temperature(logits, torch.as_tensor(codes[held]))
-            cells, z = held, self.get_latent_representation(indices=held)
+            cells, z = held, self._corrected(self.adata, held)
         self.known_types_ = {"means": np.stack(means), "precision": precision}
         levels = np.linspace(0, 1, N_LEVELS)
         distance = class_distance(z, self.known_types_["means"], precision)
         self.known_types_["distance"] = np.quantile(distance, levels)
         uncertainty = self.get_label_uncertainty(indices=cells)
         self.known_types_["uncertainty"] = np.quantile(uncertainty, levels)
+
+    def _corrected(self, mdata, cells, source=None, batch_size=None) -> np.ndarray:
+        """Corrected latent space, where distances to known types are measured."""
+        n_latent = self.module.n_latent
+        read = itemgetter("corrected")
+        return self._collect(read, n_latent, mdata, cells, source, batch_size)
 
     def _unfitted_cells(self) -> np.ndarray:
         parts = [i for i in (self.validation_indices, self.test_indices) if i is not None]
@@ -118,7 +129,7 @@ class CalibrationMixin(LabelsMixin):
         if self.known_types_ is None:
             raise ValueError("Train the model with labels first: setup_mudata(labels_key=...).")
         mdata, cells = self._cells(mdata, indices)
-        z = self.get_latent_representation(mdata, cells, source=source, batch_size=batch_size)
+        z = self._corrected(mdata, cells, source, batch_size)
         uncertainty = self.get_label_uncertainty(mdata, cells, source=source, batch_size=batch_size)
         known, levels = self.known_types_, np.linspace(0, 1, N_LEVELS)
         distance = class_distance(z, known["means"], known["precision"])

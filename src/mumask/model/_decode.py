@@ -12,17 +12,18 @@ from mudata import MuData
 
 from mumask.data import keep_order, keys
 
-from ._latent import LatentMixin
+from ._encode import EncodeMixin
 
 
-class DecodeMixin(LatentMixin):
+class DecodeMixin(EncodeMixin):
     """What the decoder says of cells."""
 
     def _decoded(self, mdata, cells, modality, source, batches, batch_size):
         """Minibatch by minibatch: tensors, cells with a source, hidden layers by batch asked for."""
         module = self.module
         for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
-            own = module.covariates(tensors)
+            inputs = module._get_generative_input(tensors, out)
+            own = inputs["covariates"]
             hidden = []
             for code in batches:
                 covariates = dict(own)
@@ -30,7 +31,8 @@ class DecodeMixin(LatentMixin):
                     covariates["categories"] = own["categories"].clone()
                     covariates["categories"][:, 0] = code
                 z = module.to_decoder(out["corrected"], covariates)
-                hidden.append(module.generative(tensors, z, covariates)["hidden"])
+                inputs |= {"z": z, "covariates": covariates}
+                hidden.append(module.generative(**inputs)["hidden"])
             yield tensors, has_source, hidden
 
     def get_normalized_expression(

@@ -11,10 +11,10 @@ from mudata import MuData
 
 from mumask.data import keys
 
-from ._latent import LatentMixin
+from ._encode import EncodeMixin
 
 
-class LabelsMixin(LatentMixin):
+class LabelsMixin(EncodeMixin):
     """Labels, their probabilities and how uncertain they are."""
 
     # Divides the logits; fitted to labelled validation cells after training.
@@ -26,6 +26,13 @@ class LabelsMixin(LatentMixin):
         if keys.LABELS in self.registry_["field_registries"]:
             return list(self._state(keys.LABELS)["categorical_mapping"][:-1])
         return [str(k) for k in range(self.module.n_classes)]
+
+    def _check_classifier(self) -> None:
+        if not self.module.n_classes:
+            raise ValueError(
+                "The model has no classifier. Register labels with setup_mudata(labels_key=...), "
+                "or learn clusters with n_clusters=... and prior='clusters'."
+            )
 
     def predict(
         self,
@@ -55,20 +62,18 @@ class LabelsMixin(LatentMixin):
         Categorical series by cell, or with `soft` a data frame of cells x classes. A cell without
         any source modality gets NaN and a warning.
         """
-        if not self.module.n_classes:
-            raise ValueError(
-                "The model has no classifier. Register labels with setup_mudata(labels_key=...), "
-                "or learn clusters with n_clusters=... and prior='clusters'."
-            )
+        self._check_classifier()
         mdata, cells = self._cells(mdata, indices)
-        parts, missing = [np.empty((0, self.module.n_classes), dtype=np.float32)], 0
-        for _, out, has_source in self._encode(mdata, cells, batch_size, source):
-            probability = torch.softmax(out["logits"] / self.temperature_, dim=1)
-            parts.append(probability.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
-            missing += int((~has_source).sum())
-        self._warn_without_source(missing, source)
+        values = self._collect(
+            lambda out: torch.softmax(out["logits"] / self.temperature_, dim=1),
+            self.module.n_classes,
+            mdata,
+            cells,
+            source,
+            batch_size,
+        )
         names = mdata.obs_names[cells]
-        table = pd.DataFrame(np.concatenate(parts), index=names, columns=self.classes)
+        table = pd.DataFrame(values, index=names, columns=self.classes)
         if soft:
             return table
         unknown = table.isna().any(axis=1).to_numpy()

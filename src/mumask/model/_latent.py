@@ -8,24 +8,11 @@ import numpy as np
 import torch
 from mudata import MuData
 
-from mumask.data import keys
-
-from ._access import AccessMixin
+from ._encode import EncodeMixin
 
 
-class LatentMixin(AccessMixin):
-    """Encoding cells, and how well the model fits them."""
-
-    def _encode(self, mdata, cells, batch_size, source):
-        """Minibatch by minibatch: tensors, output of the encoder, cells that have a source."""
-        columns = self._source_columns(source).to(self.device)
-        for tensors in self._minibatches(mdata, cells, batch_size):
-            chosen = tensors[keys.PRESENCE] & columns
-            yield (
-                tensors,
-                self.module.inference(tensors, source=chosen, sample=False),
-                chosen.any(dim=1),
-            )
+class LatentMixin(EncodeMixin):
+    """Means and variances of the posterior, and how well the model fits."""
 
     def get_latent_representation(
         self,
@@ -60,19 +47,15 @@ class LatentMixin(AccessMixin):
         source modality gets NaN and a warning.
         """
         mdata, cells = self._cells(mdata, indices)
-        means, variances, missing = [], [], 0
-        for _, out, has_source in self._encode(mdata, cells, batch_size, source):
+        n = self.module.n_latent
+
+        def read(out: dict) -> torch.Tensor:
             mean = out["corrected"] if corrected else out["mean"]
-            variance = out["log_var"].exp()
-            missing += int((~has_source).sum())
-            for values, parts in ((mean, means), (variance, variances)):
-                parts.append(values.masked_fill(~has_source[:, None], float("nan")).cpu())
-        self._warn_without_source(missing, source)
-        if not means:
-            empty = np.empty((0, self.module.n_latent), dtype=np.float32)
-            return (empty, empty.copy()) if return_dist else empty
-        mean = torch.cat(means).numpy()
-        return (mean, torch.cat(variances).numpy()) if return_dist else mean
+            return torch.cat([mean, out["log_var"].exp()], dim=1) if return_dist else mean
+
+        width = 2 * n if return_dist else n
+        values = self._collect(read, width, mdata, cells, source, batch_size)
+        return (values[:, :n], values[:, n:]) if return_dist else values
 
     def get_elbo(
         self,
@@ -90,27 +73,3 @@ class LatentMixin(AccessMixin):
             _, _, losses = self.module(tensors)
             total -= float(losses.reconstruction_loss_sum + losses.kl_local_sum)
         return total / max(1, len(cells))
-
-    def get_reconstruction_error(
-        self,
-        mdata: MuData | None = None,
-        indices: Sequence | None = None,
-        source: str | Sequence[str] | None = None,
-        batch_size: int | None = None,
-    ) -> dict[str, float]:
-        """Negative log-likelihood by modality, mean over the cells that have it: lower is better.
-
-        With `source`, the error of translating from these modalities.
-        """
-        mdata, cells = self._cells(mdata, indices)
-        total, count = dict.fromkeys(self.modalities, 0.0), dict.fromkeys(self.modalities, 0)
-        for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
-            target = tensors[keys.PRESENCE] & has_source[:, None]
-            hidden = self.module.generative(tensors, out["mean"], self.module.covariates(tensors))[
-                "hidden"
-            ]
-            losses = self.module.reconstruction(tensors, hidden, target)
-            for column, name in enumerate(self.modalities):
-                total[name] += float(losses[name].sum())
-                count[name] += int(target[:, column].sum())
-        return {name: total[name] / count[name] for name in total if count[name]}

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 from mudata import MuData
 
 from mumask.data import keys
-from mumask.module import MaskedVAEModule, ModalitySpec
+from mumask.module import MaskedVAEModule
 from mumask.nn import ACTIVATIONS, SCHEDULES
 
 from ._calibration import CalibrationMixin
+from ._counterfactual import CounterfactualMixin
 from ._decode import DecodeMixin
+from ._differential import PosteriorDifferentialMixin
+from ._latent import LatentMixin
+from ._modality_specs import ModalitySpecsMixin
 from ._query import QueryMixin
 from ._training import MaskedTrainingMixin
 
@@ -49,7 +52,16 @@ CHOICES = {
 }
 
 
-class MaskedVAE(QueryMixin, MaskedTrainingMixin, DecodeMixin, CalibrationMixin):
+class MaskedVAE(
+    QueryMixin,
+    ModalitySpecsMixin,
+    MaskedTrainingMixin,
+    PosteriorDifferentialMixin,
+    CounterfactualMixin,
+    LatentMixin,
+    DecodeMixin,
+    CalibrationMixin,
+):
     """Masked variational autoencoder for mosaics of modalities (inClust+).
 
     One encoder and one decoder serve every subset of modalities: an input mask hides what a cell
@@ -154,40 +166,6 @@ class MaskedVAE(QueryMixin, MaskedTrainingMixin, DecodeMixin, CalibrationMixin):
             f"preset {preset}."
         )
         self.init_params_ = self._get_init_params(locals())
-
-    def _modality_specs(self, held_out: Mapping, weights: Mapping) -> dict[str, ModalitySpec]:
-        for argument, by_modality in (("held_out", held_out), ("modality_weights", weights)):
-            for modality in by_modality:
-                if modality not in self.modalities:
-                    raise ValueError(
-                        f"`{argument}` names {modality!r}, but the modalities are "
-                        f"{self.modalities}."
-                    )
-        specs = {}
-        for modality in self.modalities:
-            state, names = self._state(keys.values_key(modality)), self.feature_names(modality)
-            hidden = list(held_out.get(modality, []))
-            strange = [name for name in hidden if name not in names]
-            if strange:
-                raise ValueError(f"`held_out`: modality {modality!r} has no {strange[0]!r}.")
-            if len(set(hidden)) == len(names) and len(self.modalities) == 1:
-                raise ValueError("`held_out` hides every feature: nothing is left to encode.")
-            specs[modality] = ModalitySpec(
-                n_features=len(names),
-                likelihood=state["likelihood"],
-                profile=np.asarray(state["profile"]),
-                total=float(state["total"]),
-                panel=np.asarray(state["panel"], dtype=bool),
-                held_out=names.isin(hidden),
-                weight=float(weights.get(modality, 1.0)),
-            )
-        return specs
-
-    def _n_categories(self) -> list[int]:
-        return [
-            self.summary_stats[f"n_{keys.BATCH}"],
-            *self.summary_stats.get(f"n_{keys.CAT_COVS}", []),
-        ]
 
     def _n_classes(self, n_clusters: int | None, prior: str | None) -> int:
         n_labels = self.summary_stats.get(f"n_{keys.LABELS}", 0)

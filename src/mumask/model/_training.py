@@ -19,9 +19,11 @@ SCALE_CELLS = 10_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 200
 
 
-def default_epochs(n_cells: int, batch_size: int) -> int:
+def default_epochs(
+    n_cells: int, batch_size: int, steps: int = STEPS, at_least: int = MIN_EPOCHS
+) -> int:
     """Epochs for a fixed budget of steps: few cells need many epochs, many cells few."""
-    return min(MAX_EPOCHS, max(MIN_EPOCHS, ceil(STEPS / ceil(n_cells / batch_size))))
+    return min(MAX_EPOCHS, max(at_least, ceil(steps / ceil(n_cells / batch_size))))
 
 
 class MaskedTrainingMixin(UnsupervisedTrainingMixin):

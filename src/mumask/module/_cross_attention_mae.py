@@ -16,6 +16,7 @@ from mumask.nn._label_head import LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
 from mumask.nn._tokens import drop_modalities, random_token_mask
 
+from ._attention_weights import AttentionWeights
 from ._mae_preparation import MAEPreparation
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
@@ -44,7 +45,7 @@ PRESETS = {
 }
 
 
-class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
+class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, BaseModuleClass):
     """Masked autoencoder with one token encoder per modality and cross-attention between them.
 
     "Eq." refers to Methods of Meng et al., scMMAE, Briefings in Bioinformatics 26(1), bbaf010
@@ -135,6 +136,7 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
         self.whiten = whiten
         self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
         self.stage: Literal["pretrain", "finetune"] = "pretrain"
+        self.validating = False  # set by the training plan
 
         block = {"n_heads": n_heads, "dropout": dropout, "mlp_ratio": mlp_ratio}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
@@ -175,9 +177,14 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
         self.balance = balance
         self.register_buffer("class_weight", torch.ones(n_classes))
 
+    @property
+    def hiding(self) -> bool:
+        """Whether tokens are hidden and predicted: in training, and in its validation."""
+        return self.training or self.validating
+
     def hidden_shares(self) -> tuple[float, float]:
         """Shares of tokens and of cells (whole modalities) to hide now; none outside training."""
-        if not self.training:
+        if not self.hiding:
             return 0.0, 0.0
         if self.stage == "pretrain":
             return self.mask_ratio, self.modality_dropout
@@ -265,11 +272,11 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
             ``hidden``: what :meth:`decode` needs; ``predictions``: by modality, standardised
             values ``(n_m, t, G)`` of the tokens hidden by `masks`, for the cells that have it.
         """
-        if self.stage == "finetune" and self.training:
+        if self.stage == "finetune" and self.hiding:
             return {"hidden": None, "predictions": {}}
         hidden = {"z": z, "shift": self.decoder_covariates(**covariates), "fused": fused}
         predictions = {}
-        if masks is not None and self.training:
+        if masks is not None and self.hiding:
             for name in self.names:
                 rows = self.rows_of(tensors, name)
                 mask = masks[name]
@@ -302,19 +309,6 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
         values = self._decode_tokens(hidden, modality, ids, None, rows)
         return encoder.norm.destandardise(encoder.tokens.ungroup(values))
 
-    def cross_attention(self, tensors, modality: str) -> tuple[Tensor, dict[str, slice]]:
-        """Attention of one modality's tokens over those of the other modalities.
-
-        Returns
-        -------
-        tuple
-            Weights ``(n_m, t, k)``, mean over heads, zero for absent modalities; and by modality
-            the slice of the k keys that are its tokens, in order. The features of token i are
-            ``encoders[m].tokens.members[i]``.
-        """
-        encoded = self.inference(tensors)["encoded"]
-        return self.fusion.weights(encoded, modality, len(tensors[keys.PRESENCE]))
-
     def expected(self, hidden: dict, modality: str, total, mask: Tensor | None = None) -> Tensor:
         """Expected values on the registered scale, ``(B, F)``.
 
@@ -332,6 +326,23 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, BaseModuleClass):
         return self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
 
     # Losses
+
+    def reconstruction(self, tensors, hidden: dict, target: Tensor) -> dict[str, Tensor]:
+        """Squared error of all measured, standardised values by modality, means by cell, ``(B,)``.
+
+        Zero where `target`, booleans ``(B, M)``, is False.
+        """
+        losses = {}
+        for column, name in enumerate(self.names):
+            encoder, rows = self.encoders[name], self.rows_of(tensors, name)
+            x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
+            normalised = self.decode(hidden, name)[rows]
+            error = (encoder.norm.standardise(normalised) - encoder.norm(x, measured)) ** 2
+            weight = torch.ones_like(error) if measured is None else measured.to(error)
+            error = (error * weight).sum(1) / weight.sum(1).clamp(min=1)
+            losses[name] = error.new_zeros(len(target)).index_copy(0, rows, error)
+            losses[name] = losses[name] * target[:, column]
+        return losses
 
     def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
         """Reconstruction loss in stage 1, cross-entropy of the labelled cells afterwards."""

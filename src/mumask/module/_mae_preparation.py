@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -103,12 +103,7 @@ class MAEPreparation:
             weight * counts.sum().clamp(min=1) / (weight * counts).sum().clamp(min=1e-8)
         )
 
-    def fit_head(
-        self,
-        minibatches: Minibatches,
-        n_steps: int = 2500,
-        sources: Sequence[Sequence[str]] | None = None,
-    ) -> None:
+    def fit_head(self, z: Tensor, labels: Tensor, n_steps: int = 2500) -> None:
         """Train the head on fixed embeddings, before everything is fine-tuned.
 
         Fine-tuning from there only has to improve on a good head; with a random one, its first
@@ -116,32 +111,16 @@ class MAEPreparation:
 
         Parameters
         ----------
-        minibatches
-            As for :meth:`fit_inputs`, labelled and unlabelled cells.
+        z
+            ``corrected`` embeddings ``(n, n_latent)`` of labelled and unlabelled cells. A cell may
+            come several times, encoded from other modalities each time.
+        labels
+            Codes ``(n,)``; ``n_classes`` = unlabelled.
         n_steps
             Steps of :meth:`mumask.nn.LabelHead.fit`.
-        sources
-            Sets of modalities to encode from, each once; by default all that a cell has. Naming
-            single modalities too prepares the head for cells (a query) that have only these.
         """
-        training = self.training
-        self.eval()
-        with torch.no_grad():
-            pairs = [
-                (self.inference(t, source)["corrected"][kept], t[keys.LABELS][kept, 0])
-                for t in minibatches()
-                for source, kept in self._views(t[keys.PRESENCE], sources)
-            ]
-        self.train(training)
-        z, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
         self.classifier.fit(z, labels, self.class_weight, n_steps)
         self.finetuned.fill_(True)
-
-    def _views(self, presence: Tensor, sources: Sequence[Sequence[str]] | None):
-        """Sources ``(B, M)`` to encode from, and the cells (bool) that have any of them."""
-        for names in sources or [self.names]:
-            source = presence & torch.tensor([m in names for m in self.names]).to(presence.device)
-            yield source, source.any(1)
 
     def set_stage(
         self, stage: Literal["pretrain", "finetune"], presence: Tensor | None = None

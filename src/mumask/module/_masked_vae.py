@@ -27,7 +27,6 @@ from mumask.nn import (
     kl_to_uniform,
     label_loss,
     mean_unmasked,
-    row_sums,
 )
 
 from ._modality_spec import ModalitySpec
@@ -302,8 +301,3 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
     def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:
         """Expected values of one modality, shape ``(B, n_features)``, for totals ``(B, 1)``."""
         return self.likelihoods[modality].mean(self.decoder.raw(hidden, modality), total, mask)
-
-    def measured_total(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
-        """Sum of the measured values of the cells that have the modality, shape ``(n_m, 1)``."""
-        x = tensors[keys.values_key(modality)]
-        return row_sums(x, self.measured(tensors, modality))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from mumask.data import keys
-from mumask.nn import both
+from mumask.nn import both, row_sums
 
 
 class MosaicBatch:
@@ -31,3 +31,8 @@ class MosaicBatch:
         if keys.CAT_COVS in tensors:
             codes.append(tensors[keys.CAT_COVS])
         return {"categories": torch.cat(codes, 1), "continuous": tensors.get(keys.CONT_COVS)}
+
+    def measured_total(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
+        """Sum of the measured values of the cells that have the modality, shape ``(n_m, 1)``."""
+        x = tensors[keys.values_key(modality)]
+        return row_sums(x, self.measured(tensors, modality))

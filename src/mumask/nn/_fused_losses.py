@@ -1,13 +1,38 @@
 """Losses of sparse counts with their gradients written out.
 
 Nine counts in ten are zero. A zero costs ``theta log(1 + mu / theta)``, which needs no log-gamma;
-the rest is computed for the non-zero counts alone. Forward and backward together pass over the
-dense matrix of means about ten times, a third of what automatic differentiation needs.
+the rest is computed for the non-zero counts alone, and most of it is looked up, since most of them
+are small. Forward and backward together pass over the dense matrix of means some fifteen times, a
+third of what automatic differentiation needs.
 """
 
 from __future__ import annotations
 
 import torch
+
+# Below this, a count's part of the loss is looked up in a table of counts by features.
+SMALL = 16
+
+
+def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For counts 0 to SMALL - 1, shape ``(SMALL, n_features)``.
+
+    First ``log x! - log Gamma(x + theta) / Gamma(theta) + x log theta``, what a count adds to the
+    cost whatever the mean; then ``theta (psi(theta) - psi(x + theta))``. Both are sums over
+    ``i < x``, of ``log((1 + i) / (1 + i / theta))`` and ``-1 / (1 + i / theta)``.
+    """
+    i = torch.arange(SMALL - 1, dtype=theta.dtype, device=theta.device).unsqueeze(1)
+    grown = 1 + i / theta
+    zero = theta.new_zeros(1, len(theta))
+    gammas = torch.cat([zero, ((1 + i) / grown).log_().cumsum(0)])
+    slopes = torch.cat([zero, grown.reciprocal().neg_().cumsum(0)])
+    return gammas, slopes
+
+
+def _look_up(table, of_large, columns, counts, large) -> torch.Tensor:
+    """Entries of the small counts, and the values `of_large` of the others."""
+    at = counts.clamp(max=SMALL - 1).long() * table.shape[1] + columns
+    return table.view(-1).index_select(0, at).index_copy_(0, large, of_large)
 
 
 class NegativeBinomialLoss(torch.autograd.Function):
@@ -27,41 +52,46 @@ class NegativeBinomialLoss(torch.autograd.Function):
         """Cost of every cell."""
         theta = log_theta.exp()
         share = torch.softmax(raw, dim=1)
-        log1p_r = torch.mul(share, total).div_(theta).log1p_()
+        r = torch.mul(share, total).mul_(log_theta.neg().exp_())
+        log1p_r = r.log1p()
         cost = log1p_r @ theta
         # From `raw`, since the share of an unlikely feature underflows; its log must not.
-        top, where = raw.max(dim=1, keepdim=True)
-        offset = share.gather(1, where).log() - top + total.log()
-        log_r = raw[rows, columns] + offset[rows, 0] - log_theta[columns]
-        theta_at = theta[columns]
-        positive = (
-            counts * (log1p_r[rows, columns] - log_r)
-            + torch.lgamma(theta_at)
-            + torch.lgamma(counts + 1)
-            - torch.lgamma(counts + theta_at)
-        )
-        ctx.save_for_backward(share, log1p_r, log_theta, rows, columns, counts)
-        return cost.index_add_(0, rows, positive)
+        offset = share.amax(dim=1).log() - raw.amax(dim=1) + total.squeeze(1).log()
+        flat = rows * raw.shape[1] + columns
+        log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
+        positive = counts * (log1p_r.view(-1).index_select(0, flat) - log_mu)
+
+        large = (counts >= SMALL).nonzero().squeeze(1)
+        x, at = counts.index_select(0, large), columns.index_select(0, large)
+        theta_at = theta.index_select(0, at)
+        gammas, slopes = _tables(theta)
+        of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
+        of_large += x * log_theta.index_select(0, at)
+        positive += _look_up(gammas, of_large, columns, counts, large)
+        slope = None
+        if ctx.needs_input_grad[2]:
+            of_large = theta_at * (torch.digamma(theta_at) - torch.digamma(x + theta_at))
+            slope = _look_up(slopes, of_large, columns, counts, large)
+        ctx.save_for_backward(share, r, log1p_r, theta, rows, columns, flat, counts, slope)
+        return cost.scatter_add_(0, rows, positive)
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw` and to `log_theta`."""
-        share, log1p_r, log_theta, rows, columns, counts = ctx.saved_tensors
-        theta = log_theta.exp()
-        rest = torch.neg(log1p_r).exp_()  # 1 / (1 + r)
-        rest_at = rest[rows, columns] * counts
+        share, r, log1p_r, theta, rows, columns, flat, counts, slope = ctx.saved_tensors
+        full = r.div(r + 1)  # r / (1 + r)
+        rest_at = (1 - full.view(-1).index_select(0, flat)) * counts
 
         grad_theta = grad_raw = None
         if ctx.needs_input_grad[2]:
-            zero = theta * (grad @ log1p_r + grad @ rest - grad.sum())
-            theta_at = theta[columns]
-            gammas = theta_at * (torch.digamma(theta_at) - torch.digamma(counts + theta_at))
-            grad_theta = zero.index_add_(0, columns, grad[rows] * (rest_at + gammas))
+            grad_theta = theta * (grad @ log1p_r - grad @ full)
+            of_counts = grad.index_select(0, rows) * (rest_at + slope)
+            grad_theta.scatter_add_(0, columns, of_counts)
         if ctx.needs_input_grad[0]:
-            slope = rest.neg_().add_(1).mul_(theta)
-            slope.view(-1).index_add_(0, rows * slope.shape[1] + columns, -rest_at)
-            slope.addcmul_(share, slope.sum(dim=1, keepdim=True), value=-1)
-            grad_raw = slope.mul_(grad.unsqueeze(1))
+            grad_raw = full.mul_(theta)
+            grad_raw.view(-1).scatter_add_(0, flat, rest_at.neg_())
+            grad_raw.addcmul_(share, grad_raw.sum(dim=1, keepdim=True), value=-1)
+            grad_raw.mul_(grad.unsqueeze(1))
         return grad_raw, None, grad_theta, None, None, None
 
 
@@ -76,15 +106,15 @@ class BernoulliLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, raw, rows, columns):
         """Cost of every cell, shape ``(n,)``."""
-        ctx.save_for_backward(raw, rows, columns)
+        flat = rows * raw.shape[1] + columns
+        ctx.save_for_backward(raw, flat)
         cost = torch.nn.functional.softplus(raw).sum(dim=1)
-        return cost.index_add_(0, rows, -raw[rows, columns])
+        return cost.scatter_add_(0, rows, raw.reshape(-1).index_select(0, flat).neg_())
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw`."""
-        raw, rows, columns = ctx.saved_tensors
+        raw, flat = ctx.saved_tensors
         slope = torch.sigmoid(raw)
-        flat = rows * raw.shape[1] + columns
-        slope.view(-1).index_add_(0, flat, slope.new_full((len(flat),), -1.0))
+        slope.view(-1).scatter_add_(0, flat, slope.new_full((len(flat),), -1.0))
         return slope.mul_(grad.unsqueeze(1)), None, None

@@ -128,6 +128,7 @@ class CrossFusion(nn.Module):
     ):
         super().__init__()
         self.names = list(names)
+        self.has_attention = kind == "attention" and len(self.names) > 1
         self.blocks, self.stand_ins = nn.ModuleDict(), nn.ModuleDict()
         for name in self.names if len(self.names) > 1 else []:
             if kind == "attention":

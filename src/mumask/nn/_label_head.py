@@ -111,6 +111,15 @@ class LabelHead(nn.Module):
         return loss, logits
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Start again from random weights."""
+        for layer in self.network:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        self.average.load_state_dict(self.network.state_dict())
+        self.n_updates.zero_()
+
+    @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the head; to be called once per training step."""
         step = int(self.n_updates)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-# From this density on a dense matrix product beats gathering the rows of the weights.
-DENSE_FROM = 0.02
+from ._sparse_product import SparseProduct
+
+# From this density on a dense matrix product beats adding up rows of the weights.
+DENSE_FROM = {"cpu": 0.25}
+DENSE_FROM_ELSEWHERE = 0.02
 
 
 def as_dense(x: torch.Tensor) -> torch.Tensor:
@@ -20,9 +22,9 @@ def nonzeros(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     if x.layout == torch.strided:
         rows, columns = x.nonzero(as_tuple=True)
         return rows, columns, x[rows, columns]
-    counts = x.crow_indices().diff()
-    rows = torch.repeat_interleave(torch.arange(len(x), device=x.device), counts)
-    return rows, x.col_indices().long(), x.values()
+    columns, counts = x.col_indices().long(), x.crow_indices().diff()
+    rows = torch.arange(len(x), device=x.device)
+    return rows.repeat_interleave(counts, output_size=len(columns)), columns, x.values()
 
 
 def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -32,7 +34,12 @@ def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     rows, columns, values = nonzeros(x)
     if mask is not None:
         values = values * mask[rows, columns]
-    return values.new_zeros(len(x)).index_add_(0, rows, values).unsqueeze(1)
+    return sum_by_row(values, rows, len(x))
+
+
+def sum_by_row(values: torch.Tensor, rows: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """Sum of the values of every row, shape ``(n_rows, 1)``."""
+    return values.new_zeros(n_rows).scatter_add_(0, rows, values).unsqueeze(1)
 
 
 TARGET_TOTAL = 1e4
@@ -68,19 +75,19 @@ class InputTransform(nn.Module):
 
     def normalise(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Values before standardisation, shape ``(n, n_features)``; masked elements are 0."""
-        scale = None
+        dense = x.layout == torch.strided
+        if dense:
+            values = x if mask is None else x * mask
+        else:
+            rows, columns, values = nonzeros(x)
+            values = values if mask is None else values * mask[rows, columns]
         if self.support == "count":
             share = 1.0 if mask is None else (mask * self.profile).sum(dim=1, keepdim=True)
-            scale = TARGET_TOTAL * share / row_sums(x, mask).clamp(min=1.0)
-        if x.layout == torch.strided:
-            x = x if mask is None else x * mask
-            return x if scale is None else torch.log1p(x * scale)
-        rows, columns, values = nonzeros(x)
-        if scale is not None:
-            values = torch.log1p(values * scale.squeeze(1)[rows])
-        if mask is not None:
-            values = values * mask[rows, columns]
-        return _with_values(x, values)
+            total = row_sums(values) if dense else sum_by_row(values, rows, len(x))
+            scale = TARGET_TOTAL * share / total.clamp(min=1.0)
+            scale = scale if dense else scale.squeeze(1).index_select(0, rows)
+            values = torch.log1p(values * scale)
+        return values if dense else _with_values(x, values)
 
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None = None
@@ -101,7 +108,8 @@ class InputTransform(nn.Module):
             values = torch.clamp(values / self.spread, max=limit)
         else:
             columns = values.col_indices().long()
-            scaled = torch.minimum(values.values() / self.spread[columns], limit[columns])
+            scaled = values.values() / self.spread.index_select(0, columns)
+            scaled = torch.minimum(scaled, limit.index_select(0, columns))
             values = _with_values(values, scaled)
         return values, offset if mask is None else offset * mask
 
@@ -149,17 +157,16 @@ class FirstLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
         """Map ``x - offset``, ``(n, n_features)``, to ``(n, n_hidden)``."""
-        bias = self.bias if offset is None else self.bias - offset @ self.weight
+        if x.layout != torch.strided:
+            dense_from = DENSE_FROM.get(x.device.type, DENSE_FROM_ELSEWHERE)
+            if x.values().numel() > dense_from * x.shape[0] * x.shape[1]:
+                x = x.to_dense()
         if x.layout == torch.strided:
+            bias = self.bias if offset is None else self.bias - offset @ self.weight
             return x @ self.weight + bias
-        if x.values().numel() > DENSE_FROM * x.shape[0] * x.shape[1]:
-            return x.to_dense() @ self.weight + bias
-        summed = F.embedding_bag(
-            x.col_indices(),
-            self.weight,
-            x.crow_indices(),
-            per_sample_weights=x.values(),
-            mode="sum",
-            include_last_offset=True,
+        same = None if offset is None or offset.ndim > 1 else offset
+        by_cell = None if offset is None or offset.ndim == 1 else offset
+        product = SparseProduct.apply(
+            x.crow_indices(), x.col_indices(), x.values(), same, self.weight
         )
-        return summed + bias
+        return product + (self.bias if by_cell is None else self.bias - by_cell @ self.weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scvi.train import TrainingPlan
 
-from mumask.data import keys
+from ._epoch_means import EpochMeans
 
 
 class MaskedTrainingPlan(TrainingPlan):
@@ -15,7 +15,8 @@ class MaskedTrainingPlan(TrainingPlan):
     gradient is masked), Adam's usual epsilon, and a KL warm-up counted in steps, since epochs
     differ in length by orders of magnitude between data sets. The learning rate falls to zero along
     a cosine over the planned steps, which settles the latent space: results differ less between
-    seeds. With ``reduce_lr_on_plateau`` scvi-tools' schedule is used instead.
+    seeds. With ``reduce_lr_on_plateau`` scvi-tools' schedule is used instead. The history has the
+    columns of scvi-tools, written once per epoch.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class MaskedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
+        self._means = {"train": EpochMeans(), "validation": EpochMeans()}
 
     def get_optimizer_creator(self):
         """Adam in one pass over the weights (``fused``); anything else as in scvi-tools."""
@@ -57,18 +59,39 @@ class MaskedTrainingPlan(TrainingPlan):
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
 
-    # A minibatch holds tensors of several lengths: Lightning cannot guess the number of cells.
-
     def training_step(self, batch, batch_idx):
         """One step on one minibatch."""
-        self._n_cells = len(batch[keys.PRESENCE])
-        return super().training_step(batch, batch_idx)
+        loss = self._losses(batch, "train")
+        if self.trainer.is_last_batch:  # in time for the progress bar
+            self._log_means("train")
+        return loss
 
     def validation_step(self, batch, batch_idx):
         """Validation loss of one minibatch."""
-        self._n_cells = len(batch[keys.PRESENCE])
-        return super().validation_step(batch, batch_idx)
+        self._losses(batch, "validation")
 
-    def log(self, *args, **kwargs):
-        """Log with the number of cells as weight."""
-        super().log(*args, **{"batch_size": self._n_cells, **kwargs})
+    def on_train_epoch_end(self):
+        """What an epoch that was cut short has to say."""
+        self._log_means("train")
+
+    def on_validation_epoch_end(self):
+        """Write the means of the epoch, for early stopping and checkpoints."""
+        self._log_means("validation")
+
+    def _losses(self, batch, mode: str) -> torch.Tensor:
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs["kl_weight"] = self.kl_weight
+        _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        self._means[mode].add(losses)
+        return losses.loss
+
+    def _log_means(self, mode: str) -> None:
+        sum_up = lambda numbers: self.trainer.strategy.reduce(numbers, reduce_op="sum")  # noqa: E731
+        means = self._means[mode].take(sum_up)
+        if not means:
+            return
+        once = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        self.log(f"{mode}_loss", means.pop("loss"), prog_bar=mode == "train", **once)
+        self.log_dict({f"{name}_{mode}": value for name, value in means.items()}, **once)
+        if mode == "train" and "kl_weight" in self.loss_kwargs:
+            self.log("kl_weight", self.loss_kwargs["kl_weight"], **once)

@@ -1,0 +1,50 @@
+"""From the registry to what a module has to know of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mumask.data import keys
+from mumask.module import ModalitySpec
+
+from ._access import AccessMixin
+
+
+class ModalitySpecsMixin(AccessMixin):
+    """Descriptions of modalities and covariates for the constructors of modules."""
+
+    def _modality_specs(self, held_out: Mapping, weights: Mapping) -> dict[str, ModalitySpec]:
+        for argument, by_modality in (("held_out", held_out), ("modality_weights", weights)):
+            for modality in by_modality:
+                if modality not in self.modalities:
+                    raise ValueError(
+                        f"`{argument}` names {modality!r}, but the modalities are "
+                        f"{self.modalities}."
+                    )
+        specs = {}
+        for modality in self.modalities:
+            state, names = self._state(keys.values_key(modality)), self.feature_names(modality)
+            hidden = list(held_out.get(modality, []))
+            strange = [name for name in hidden if name not in names]
+            if strange:
+                raise ValueError(f"`held_out`: modality {modality!r} has no {strange[0]!r}.")
+            if len(set(hidden)) == len(names) and len(self.modalities) == 1:
+                raise ValueError("`held_out` hides every feature: nothing is left to encode.")
+            specs[modality] = ModalitySpec(
+                n_features=len(names),
+                likelihood=state["likelihood"],
+                profile=np.asarray(state["profile"]),
+                total=float(state["total"]),
+                panel=np.asarray(state["panel"], dtype=bool),
+                held_out=names.isin(hidden),
+                weight=float(weights.get(modality, 1.0)),
+            )
+        return specs
+
+    def _n_categories(self) -> list[int]:
+        return [
+            self.summary_stats[f"n_{keys.BATCH}"],
+            *self.summary_stats.get(f"n_{keys.CAT_COVS}", []),
+        ]

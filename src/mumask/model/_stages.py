@@ -1,0 +1,222 @@
+"""The stages of a CrossAttentionMAE: masked training, then labels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from mumask.data import keys, presence
+from mumask.train import AutoencoderTrainingPlan
+
+from ._calibration import CalibrationMixin
+from ._training import default_epochs
+
+# Steps of masked training; starting at the principal axes, more did not help.
+STEPS = 540
+# Cells from which input constants and axes are taken.
+PREPARATION_CELLS = 20_000
+# Share of training cells that lose modalities where every cell has all, and in a mosaic, where
+# the projections that stand in for an absent modality have to be learned well.
+MODALITY_DROPOUT = {"complete": 0.15, "mosaic": 0.5}
+# Share of the labelled cells that calibration sets aside while it judges a first head.
+CALIBRATION_SHARE = 0.2
+CALIBRATION_STEPS = 1000
+HEAD_STEPS = 2500
+
+
+class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
+    """``train`` (stage 1) and ``finetune`` (stages 2 and 3)."""
+
+    _training_plan_cls = AutoencoderTrainingPlan
+
+    def train(self, max_epochs: int | None = None, batch_size: int = 64, **kwargs):
+        """Stage 1: reconstruct hidden tokens. Labels are not used.
+
+        On a model from :meth:`load_query_data` only what is new is trained.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data; by default as many as give about 540 steps, or what the preset
+            says. 0 leaves the model at the principal axes it starts from.
+        batch_size
+            Cells per step.
+        **kwargs
+            As in scvi-tools: `accelerator`, `devices`, `train_size` (0.9 with early stopping or
+            validation, else 1), `early_stopping`, `plan_kwargs` (such as `lr`),
+            `datasplitter_kwargs`, and whatever the trainer takes.
+        """
+        kwargs = {**self._stage_options["train"], **kwargs}
+        default = kwargs.pop("max_epochs", None)
+        if max_epochs is None:
+            max_epochs = default or default_epochs(self.adata.n_obs, batch_size, STEPS, 2)
+        if not self.is_trained:
+            self._prepare()
+        module, presence = self.module, self._which_modalities()
+        if self._choose_dropout:
+            kind = "complete" if presence.all() else "mosaic"
+            module.modality_dropout = MODALITY_DROPOUT[kind]
+        self._enter("pretrain", presence)
+        self._check_trainable()
+        runner = self._run(max_epochs, batch_size, kwargs)
+        if self.mapped_ is None:  # a query keeps the scale of the reference
+            module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
+            module.finetuned.fill_(False)  # a head of before does not fit these embeddings
+        return runner
+
+    def finetune(
+        self,
+        max_epochs: int | None = None,
+        batch_size: int = 64,
+        head_steps: int | None = None,
+        sources: Literal["each", "all"] = "each",
+        **kwargs,
+    ):
+        """Stages 2 and 3: learn cell types from the labelled cells.
+
+        First the head is fitted to fixed embeddings, of labelled cells and, by consistency, of
+        unlabelled ones. Then, where `max_epochs` says so, encoders, fusion and head are trained
+        together; decoders are dropped and nothing is masked (scMMAE, stage 2). On a query this is
+        stage 3: it needs labelled cells in the query, while predictions work without it.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data in which all of the network learns; by default none, which scores
+            as well on the benchmark and is fast, or what the preset says.
+        batch_size
+            Cells per step of these passes.
+        head_steps
+            Steps of fitting the head alone; by default 2,500, or none with the preset.
+        sources
+            ``"each"`` also shows the head every modality alone, so that it can label queries that
+            have only one; ``"all"`` shows everything a cell has.
+        **kwargs
+            As in :meth:`train`; only used with `max_epochs`.
+
+        Raises
+        ------
+        ValueError
+            If no labels were registered, or no cell has one.
+        """
+        labels = self._labels_to_learn()
+        kwargs = {**self._stage_options["finetune"], **kwargs}
+        default = {
+            "max_epochs": kwargs.pop("max_epochs", 0),
+            "head_steps": kwargs.pop("head_steps", HEAD_STEPS),
+        }
+        max_epochs = default["max_epochs"] if max_epochs is None else max_epochs
+        head_steps = default["head_steps"] if head_steps is None else head_steps
+        if not self.is_trained:
+            raise ValueError("Run train() (stage 1) first; train(max_epochs=0) skips its epochs.")
+        if sources not in ("each", "all"):
+            raise ValueError(f"`sources`: {sources!r} is unknown; choose 'each' or 'all'.")
+        module = self.module
+        module.fit_class_weights(torch.as_tensor(labels))
+        if head_steps:
+            views = [self.modalities]
+            if sources == "each" and len(self.modalities) > 1:
+                views += [[name] for name in self.modalities]
+            self._fit_head(labels, views, head_steps)
+        if max_epochs:
+            # The validation labels of the trainer would be lost to the head: train on all cells.
+            kwargs.setdefault("train_size", 1.0 if not kwargs.get("early_stopping") else 0.9)
+            self._enter("finetune", self._which_modalities())
+            try:
+                self._run(max_epochs, batch_size, kwargs)
+            finally:
+                module.stage = "pretrain"
+        module.finetuned.fill_(True)
+        module.eval()
+
+    # Parts
+
+    def _prepare(self) -> None:
+        """Constants of the inputs, and the starting point of the weights."""
+        cells = self._some_cells()
+        batches = lambda: self._minibatches(self.adata, cells, None)
+        self.module.fit_inputs(batches)
+        if self._stage_options["start_from_axes"]:
+            self.module.start_from_axes(batches)
+
+    def _some_cells(self) -> np.ndarray:
+        cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:PREPARATION_CELLS]
+        return np.sort(cells)
+
+    def _which_modalities(self) -> torch.Tensor:
+        return torch.as_tensor(presence(self.adata, self.modalities))
+
+    def _run(self, max_epochs: int, batch_size: int, kwargs: dict):
+        """scvi-tools' training of the stage that the module is in."""
+        if not (kwargs.get("early_stopping") or kwargs.get("check_val_every_n_epoch")):
+            kwargs.setdefault("train_size", 1.0)
+        if not max_epochs:
+            self.is_trained_ = True
+            self.module.eval()
+            return None
+        kwargs.setdefault("gradient_clip_val", 1.0)
+        self.module.train()
+        return UnsupervisedTrainingMixin.train(
+            self, max_epochs=max_epochs, batch_size=batch_size, **kwargs
+        )
+
+    def _enter(self, stage: str, presence: torch.Tensor) -> None:
+        """Enter a stage; a query's frozen weights stay frozen, but for a head to fine-tune."""
+        self.module.set_stage(stage, presence)
+        if self.mapped_ is None:
+            return
+        taking_part = {n for n, p in self.module.named_parameters() if p.requires_grad}
+        unfrozen = list(self.mapped_["unfrozen"])
+        if stage == "finetune":
+            unfrozen.append("classifier.network")
+        self._freeze(self.mapped_["known"], unfrozen)
+        for name, parameter in self.module.named_parameters():
+            if not (name in taking_part or name.endswith(".new") and stage == "pretrain"):
+                parameter.requires_grad_(False)
+
+    def _labels_to_learn(self) -> np.ndarray:
+        if keys.LABELS not in self.registry_["field_registries"]:
+            raise ValueError(
+                "There are no labels to learn: register them with setup_mudata(labels_key=...)."
+            )
+        labels = np.asarray(self.adata_manager.get_from_registry(keys.LABELS)).ravel()
+        if not (labels < self.module.n_classes).any():
+            unlabelled = self._state(keys.LABELS)["categorical_mapping"][-1]
+            raise ValueError(
+                f"Every cell is {unlabelled!r}: finetune() needs some labelled cells. A query can "
+                "be labelled without it, by predict()."
+            )
+        return labels
+
+    def _fit_head(self, labels: np.ndarray, views: list[list[str]], n_steps: int) -> None:
+        """Fit the head; before, one that leaves labels out shows how sure a head may be."""
+        module, everyone = self.module, np.arange(self.adata.n_obs)
+        z, cell = [], []
+        for view in views:
+            start = 0
+            for _, out, has_source in self._encode(self.adata, everyone, None, view):
+                z.append(out["corrected"][has_source])
+                cell.append(start + has_source.nonzero().squeeze(1).cpu().numpy())
+                start += len(has_source)
+        z, cell = torch.cat(z).clone(), np.concatenate(cell)
+
+        def fit(shown: np.ndarray, steps: int) -> None:
+            codes = torch.as_tensor(shown[cell].astype(np.int64), device=z.device)
+            module.fit_head(z, codes, steps)
+            module.eval()
+
+        if self.mapped_ is None:  # a query keeps what the reference learned of its labels
+            labelled = np.flatnonzero(labels < module.n_classes)
+            drawn = np.random.default_rng(0).permutation(labelled)
+            held = np.sort(drawn[: int(len(drawn) * CALIBRATION_SHARE)])
+            kept = np.setdiff1d(labelled, held)
+            fit(
+                np.where(np.isin(everyone, held), module.n_classes, labels),
+                min(n_steps, CALIBRATION_STEPS),
+            )
+            self._calibrate_on(labels, kept, held)
+            module.classifier.reset()
+        fit(labels, n_steps)

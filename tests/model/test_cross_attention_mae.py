@@ -1,0 +1,353 @@
+"""CrossAttentionMAE: stages, queries, attention, saving, bad input."""
+
+from __future__ import annotations
+
+import mudata as md
+import numpy as np
+import pytest
+import scvi
+import torch
+
+from mumask import CrossAttentionMAE
+
+SMALL = {"n_embed": 16, "n_latent": 9, "n_heads": 2, "max_tokens": 6}
+MODALITIES = {"cite": ("rna", "protein"), "asap": ("protein", "atac"), "solo": ("rna",)}
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def make(mdata, setup=None, epochs=6, head_steps=150, finetune=None, train=None, **model):
+    scvi.settings.seed = 0
+    setup = {"batch_key": "batch", "labels_key": "some_labels", **(setup or {})}
+    CrossAttentionMAE.setup_mudata(mdata, **setup)
+    model = CrossAttentionMAE(mdata, **{**SMALL, **model})
+    model.train(max_epochs=epochs, **{**QUIET, **(train or {})})
+    if head_steps:
+        model.finetune(head_steps=head_steps, **{**QUIET, **(finetune or {})})
+    return model
+
+
+@pytest.fixture(scope="module")
+def reference(make_mosaic):
+    """Trained through stage 2; not to be changed."""
+    return make(make_mosaic(60))
+
+
+@pytest.fixture
+def query(make_mosaic):
+    """One modality, two new batches, features in another order, one missing, one unknown."""
+    mosaic = make_mosaic(20, {"new1": ("rna",), "new2": ("rna",)}, seed=7)
+    rna = mosaic["rna"]
+    rna = rna[:, np.random.default_rng(0).permutation(rna.n_vars)].copy()
+    rna = rna[:, rna.var_names != "rna0"].copy()
+    rna.var_names = [n if n != "rna1" else "surprise" for n in rna.var_names]
+    query = md.MuData({"rna": rna})
+    for column in ("batch", "cell_type"):
+        query.obs[column] = mosaic.obs[column].reindex(query.obs_names)
+    return query
+
+
+def weights(model):
+    return {k: v.clone() for k, v in model.module.state_dict().items() if v is not None}
+
+
+def moved(model, before):
+    return {k for k, v in weights(model).items() if not torch.equal(v, before[k])}
+
+
+def test_stage_1_learns_without_labels(make_mosaic, unchanged):
+    mosaic = make_mosaic(60)
+    check = unchanged(mosaic)
+    model = make(mosaic, setup={"labels_key": None}, epochs=12, head_steps=0)
+    loss = model.history["train_loss"].to_numpy().ravel()
+    assert loss[-1] < loss[0]
+    assert model.get_latent_representation().shape == (180, 9)
+    assert np.isfinite(model.get_latent_representation()).all()
+    error = model.get_reconstruction_error()
+    assert set(error) == {"rna", "protein", "atac"}
+    # 1 is the error of predicting the mean of every standardised feature.
+    assert error["rna"] < 1
+    with pytest.raises(ValueError, match="labels_key"):
+        model.finetune()
+    with pytest.raises(ValueError, match="labels_key"):
+        model.predict()
+    check()
+
+
+def test_stage_2_labels_unseen_cells(reference):
+    obs = reference.adata.obs
+    unseen = (obs["some_labels"] == "Unknown").to_numpy()
+    labels = reference.predict()
+    assert labels.name == "mumask_label" and labels.dtype == "category"
+    accuracy = (labels.astype(str) == obs["cell_type"].astype(str)).to_numpy()[unseen].mean()
+    assert accuracy > 0.7  # four types, one in four by chance
+    assert reference.get_latent_representation().shape == (180, reference.module.classifier.n_out)
+    table = reference.annotate()
+    assert list(table.columns[:2]) == ["mumask_label", "mumask_uncertainty"]
+    assert table["mumask_uncertainty"].between(0, 1).all()
+
+
+def test_the_head_waits_for_its_stage(mosaic):
+    model = make(mosaic, head_steps=0)
+    with pytest.raises(ValueError, match="finetune"):
+        model.predict()
+    model.finetune(head_steps=20)
+    model.predict()
+    model.train(max_epochs=1, **QUIET)  # embeddings have moved: the head does not fit them
+    with pytest.raises(ValueError, match="finetune"):
+        model.predict()
+
+
+def test_finetuning_the_head_leaves_stage_1_as_it_is(mosaic):
+    model = make(mosaic, head_steps=0)
+    before, z = weights(model), model.get_latent_representation()
+    model.finetune(head_steps=20)
+    changed = {name.split(".")[0] for name in moved(model, before)}
+    assert changed == {"classifier", "class_weight", "finetuned"} - (
+        {"class_weight"} if "class_weight" not in moved(model, before) else set()
+    )
+    parts = [model.get_latent_representation(modality=m) for m in model.modalities]
+    np.testing.assert_allclose(np.concatenate(parts, 1), z, rtol=1e-5)
+
+
+def test_finetuning_everything_drops_the_decoders(mosaic):
+    model = make(mosaic, head_steps=20)
+    before = weights(model)
+    model.finetune(max_epochs=2, head_steps=0, **QUIET)
+    changed = {name.split(".")[0] for name in moved(model, before)}
+    assert {"encoders", "fusion", "classifier"} <= changed
+    assert not changed & {"decoders", "decoder_covariates"}
+    assert model.module.stage == "pretrain"
+
+
+def test_untrained_start(mosaic):
+    """Zero epochs leave the principal axes: a baseline that masked training has to beat."""
+    model = make(mosaic, epochs=0, head_steps=0)
+    assert model.is_trained
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+@pytest.mark.parametrize("names", [("rna",), ("rna", "protein"), ("protein", "atac", "rna")])
+def test_any_number_of_modalities(make_mosaic, names):
+    batches = {b: m for b, m in MODALITIES.items() if set(m) & set(names)}
+    mosaic = make_mosaic(batches=batches)
+    model = make(mosaic, setup={"modalities": list(names)}, epochs=1, head_steps=10)
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert model.predict().notna().all()
+
+
+def test_cell_order_changes_nothing(reference):
+    order = np.random.default_rng(0).permutation(180)
+    z = reference.get_latent_representation(batch_size=50)
+    again = reference.get_latent_representation(indices=order)
+    np.testing.assert_allclose(again, z[order], atol=1e-5)
+
+
+def test_source_hides_the_others(reference, make_mosaic):
+    z = reference.get_latent_representation(source="rna")
+    other = make_mosaic(60)
+    other["protein"].X = other["protein"].X * 7
+    again = reference.get_latent_representation(other, source="rna")
+    np.testing.assert_array_equal(z, again)
+    has = reference.adata.obs_names.isin(reference.adata["rna"].obs_names)
+    assert np.isnan(z[~has]).all() and np.isfinite(z[has]).all()
+
+
+def test_decoding_and_imputation(reference):
+    protein = reference.get_normalized_expression(modality="protein", source="rna")
+    assert list(protein.columns) == list(reference.feature_names("protein"))
+    shown = protein.dropna()
+    assert (shown >= 0).all(axis=None)
+    np.testing.assert_allclose(shown.sum(1), shown.sum(1).iloc[0], rtol=1e-4)
+    full = reference.impute()
+    measured = reference.adata["protein"]
+    kept = full["protein"][measured.obs_names].X
+    np.testing.assert_array_equal(kept, measured.X.toarray().astype(np.float32))
+    assert full["atac"].n_obs == 180 and full["atac"].X.max() <= 1
+
+
+def test_save_and_load(reference, tmp_path):
+    reference.save(tmp_path / "model")
+    again = CrossAttentionMAE.load(tmp_path / "model", reference.adata)
+    np.testing.assert_array_equal(
+        again.get_latent_representation(), reference.get_latent_representation()
+    )
+    assert again.predict(soft=True).equals(reference.predict(soft=True))
+    again.finetune(head_steps=10)
+    bare = CrossAttentionMAE.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="without data"):
+        bare.predict()
+
+
+def test_zero_shot_query(reference, query, unchanged, tmp_path):
+    check = unchanged(query)
+    reference.save(tmp_path / "model")
+    mapped = CrossAttentionMAE.load_query_data(query, tmp_path / "model")
+    truth = query.obs["cell_type"].astype(str).to_numpy()
+    assert (mapped.predict().astype(str).to_numpy() == truth).mean() > 0.45
+    assert mapped.get_latent_representation().shape[0] == 40
+    protein = mapped.get_normalized_expression(modality="protein")
+    assert np.isfinite(protein.to_numpy()).all()
+    check()
+
+
+def test_training_a_query_moves_only_new_rows(reference, query):
+    mapped = CrossAttentionMAE.load_query_data(query, reference)
+    before = weights(mapped)
+    mapped.train(max_epochs=2, plan_kwargs={"weight_decay": 0.5, "lr": 0.1}, **QUIET)
+    assert moved(mapped, before) == {"decoder_covariates.embeddings.0.weight"}
+    known = len(reference.batches)
+    old, new = (
+        before["decoder_covariates.embeddings.0.weight"],
+        mapped.module.state_dict()["decoder_covariates.embeddings.0.weight"],
+    )
+    assert torch.equal(old[:known], new[:known]) and not torch.equal(old[known:], new[known:])
+
+
+def test_stage_3_learns_from_the_labels_of_a_query(reference, query):
+    query.obs["some_labels"] = np.where(
+        np.arange(40) < 30, query.obs["cell_type"].astype(str), "Unknown"
+    )
+    mapped = CrossAttentionMAE.load_query_data(query, reference)
+    before = weights(mapped)
+    mapped.finetune(head_steps=100)
+    assert all(name.startswith(("classifier", "class_weight")) for name in moved(mapped, before))
+    unfrozen = CrossAttentionMAE.load_query_data(query, reference, unfrozen=["encoders.rna"])
+    before = weights(unfrozen)
+    unfrozen.finetune(max_epochs=1, head_steps=20, **QUIET)
+    changed = {name.split(".")[0] for name in moved(unfrozen, before)}
+    assert "encoders" in changed and not changed & {"decoders", "fusion"}
+
+
+def test_an_unlabelled_query_cannot_be_finetuned(reference, query):
+    del query.obs["cell_type"]
+    mapped = CrossAttentionMAE.load_query_data(query, reference)
+    with pytest.raises(ValueError, match="some labelled cells"):
+        mapped.finetune()
+
+
+def test_incremental_queries(reference, query, make_mosaic, tmp_path):
+    first = CrossAttentionMAE.load_query_data(query, reference)
+    first.train(max_epochs=1, **QUIET)
+    first.save(tmp_path / "first")
+    other = make_mosaic(15, {"new3": ("protein",)}, seed=9)
+    second = CrossAttentionMAE.load_query_data(other, tmp_path / "first")
+    second.train(max_epochs=1, **QUIET)
+    assert second.batches == [*reference.batches, "new1", "new2", "new3"]
+    np.testing.assert_array_equal(
+        second.get_latent_representation(reference.adata), reference.get_latent_representation()
+    )
+
+
+def test_preset_trains_as_in_the_paper(make_mosaic):
+    """Random start, early stopping on masked validation tokens, linear head, all of it tuned."""
+    model = make(
+        make_mosaic(),
+        preset="scmmae",
+        n_encoder_layers=1,
+        n_decoder_layers=1,
+        epochs=3,
+        head_steps=None,
+        finetune={"max_epochs": 1},
+    )
+    assert (model.history["validation_loss"] > 0).all(axis=None)
+    model.finetune(max_epochs=1, **QUIET)
+    assert model.module.classifier.n_out == model.module.n_latent
+    assert len(model.module.classifier.network) == 1
+    assert model.predict().notna().all()
+
+
+def test_a_mosaic_hides_whole_modalities_more_often(make_mosaic):
+    model = make(make_mosaic(), epochs=1, head_steps=0)
+    assert model.module.modality_dropout == 0.5
+    model = make(make_mosaic(), epochs=1, head_steps=0, modality_dropout=0.3)
+    assert model.module.modality_dropout == 0.3
+
+
+# Attention
+
+
+def test_attention_table(reference):
+    table = reference.get_attention("protein", "rna", n_permutations=20)
+    assert len(table) == 6 * 14
+    assert table.set_index(["query", "key"]).index.is_unique
+    assert {"weight", "baseline", "zscore", "pvalue", "padj"} <= set(table)
+    assert table["pvalue"].between(1 / 21, 1).all() and (table["padj"] >= table["pvalue"]).all()
+    tokens = reference.module.encoders["rna"].tokens
+    gene = reference.feature_names("rna")[int(tokens.members[2][0])]
+    assert (table.loc[table["key"] == gene, "key_token"] == 2).all()
+    # Shared attention: the mean over the keys of a cell with two modalities is one.
+    cite = reference.adata.obs["batch"].astype(str).to_numpy() == "cite"
+    table = reference.get_attention("protein", "rna", indices=cite, n_permutations=0)
+    by_token = table.drop_duplicates(["query_token", "key_token"]).groupby("query_token")["weight"]
+    np.testing.assert_allclose(by_token.mean(), 1, rtol=1e-4)
+
+
+def test_attention_by_group_finds_the_group(reference):
+    """A group that differs from the others is told from one drawn at random."""
+    table = reference.get_attention("protein", "rna", groupby="cell_type", n_permutations=100)
+    assert set(table["group"]) == {"type0", "type1", "type2", "type3"}
+    mdata = reference.adata.copy()
+    mdata.obs["random"] = np.random.default_rng(1).choice(["a", "b"], mdata.n_obs)
+    random = reference.get_attention("protein", "rna", mdata, groupby="random", n_permutations=100)
+    assert table["zscore"].abs().mean() > 1.5 * random["zscore"].abs().mean()
+
+
+def test_attention_does_not_depend_on_minibatches(reference):
+    one, two = (
+        reference.get_attention("rna", "protein", n_permutations=0, batch_size=size)
+        for size in (7, 500)
+    )
+    np.testing.assert_allclose(one["weight"], two["weight"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("protein", "metabolites"), ValueError, "metabolites"),
+        (("rna", "rna"), ValueError, "different"),
+        (("rna", "atac"), ValueError, "None of the cells has both"),
+    ],
+)
+def test_attention_of_what_is_not_there(reference, arguments, error, message):
+    with pytest.raises(error, match=message):
+        reference.get_attention(*arguments)
+    with pytest.raises(KeyError, match="no column"):
+        reference.get_attention("rna", "protein", groupby="sort")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "scmae"}, "scmmae"),
+        ({"transforms": {"protein": "sqrt"}}, "clr"),
+        ({"transforms": {"prot": "clr"}}, "prot"),
+        ({"token_size": {"genes": 10}}, "genes"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"n_embed": 10, "n_heads": 4}, "multiple"),
+        ({"n_latent": 2}, "n_latent"),
+        ({"modality_weights": {"adt": 1.0}}, "adt"),
+    ],
+)
+def test_bad_arguments(mosaic, options, message):
+    CrossAttentionMAE.setup_mudata(mosaic, batch_key="batch")
+    with pytest.raises(ValueError, match=message):
+        CrossAttentionMAE(mosaic, **options)
+
+
+def test_labels_come_after_stage_1(mosaic):
+    CrossAttentionMAE.setup_mudata(mosaic, labels_key="some_labels")
+    model = CrossAttentionMAE(mosaic, **SMALL)
+    with pytest.raises(ValueError, match="stage 1"):
+        model.finetune()
+
+
+def test_transforms_follow_names_and_likelihoods(mosaic):
+    mosaic.mod["prot"] = mosaic.mod.pop("protein")
+    mosaic.mod["methylation"] = mosaic.mod.pop("atac")
+    CrossAttentionMAE.setup_mudata(mosaic)
+    encoders = CrossAttentionMAE(mosaic, **SMALL).module.encoders
+    kinds = {name: encoder.norm.transform for name, encoder in encoders.items()}
+    assert kinds == {"rna": "log1p", "prot": "clr", "methylation": "binary"}

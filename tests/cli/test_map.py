@@ -49,3 +49,20 @@ def test_wrong_input_is_one_line(files):
     assert result.exit_code == 2
     assert "No model at" in result.output
     assert not (files / "out.h5mu").exists()
+
+
+def test_the_other_model(make_mosaic, files, monkeypatch):
+    """integrate --model, then map, which finds out by itself what was saved."""
+    monkeypatch.setattr("mumask.model._stages.HEAD_STEPS", 20)
+    make_mosaic().write(files / "in.h5mu")
+    options = ["--model", "CrossAttentionMAE", "--batch-key", "batch", "--labels-key", "cell_type"]
+    arguments = ["integrate", files / "in.h5mu", "-o", files / "whole.h5mu", *options]
+    arguments += ["--max-epochs", 1, "--save-model", files / "mae"]
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert "mumask.CrossAttentionMAE.load" in result.output
+    assert md.read_h5mu(files / "whole.h5mu").obs["mumask_label"].dtype == "category"
+    out = files / "out.h5mu"
+    result = run(files / "query.h5mu", "--reference", files / "mae", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert md.read_h5mu(out).obs["mumask_label"].notna().all()

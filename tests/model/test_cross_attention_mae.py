@@ -263,6 +263,19 @@ def test_a_mosaic_hides_whole_modalities_more_often(make_mosaic):
     assert model.module.modality_dropout == 0.3
 
 
+def test_what_is_shared_works_without_a_posterior(reference):
+    table = reference.differential_expression(
+        groupby="cell_type", group1="type0", modality="protein", silent=True
+    )
+    assert set(table.index) == set(reference.feature_names("protein"))
+    assert table["proba_de"].between(0, 1).all()
+    as_solo = reference.predict_condition({"batch": "solo"}, modality="protein")
+    own = reference.get_normalized_expression(modality="protein")
+    solo = (reference.adata.obs["batch"].astype(str) == "solo").to_numpy()
+    np.testing.assert_allclose(as_solo[solo], own[solo], rtol=1e-4)
+    assert not np.allclose(as_solo[~solo], own[~solo], rtol=1e-3)
+
+
 # Attention
 
 

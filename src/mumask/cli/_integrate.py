@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from mudata import MuData
 
-from mumask import MaskedVAE, pp
+from mumask import pp
 
 from ._files import check_output, read_mudata, write_mudata
+from ._models import MODELS, ModelName
 from ._session import InputError, checking_input, fit, say, session, set_seed, set_threads
 
 logger = logging.getLogger("mumask")
@@ -49,11 +50,18 @@ def integrate(
             help="Likelihood of a modality: nb, zinb, poisson, bernoulli, gaussian.",
         ),
     ] = None,
+    model_name: Annotated[
+        ModelName, typer.Option("--model", help="Model to train.")
+    ] = ModelName.MaskedVAE,
     preset: Annotated[
-        str | None, typer.Option(help='"inclust+": the configuration of the paper.')
+        str | None,
+        typer.Option(
+            help='Configuration of the paper: "inclust+" (MaskedVAE), "scmmae" (CrossAttentionMAE).'
+        ),
     ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data; by default about 2,400 steps.")
+        int | None,
+        typer.Option(min=1, help="Passes over the data; by default what the model needs."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")] = 0,
     threads: Annotated[
@@ -101,7 +109,8 @@ def integrate(
                 _bring_up(mdata, key)
             panels = pp.panels(mdata, batch_key) if batch_key in mdata.obs else {}
             used = _split(modalities) or list(mdata.mod)
-            MaskedVAE.setup_mudata(
+            chosen = MODELS[model_name]
+            chosen.setup_mudata(
                 mdata,
                 modalities=used,
                 layers=_pairs(layer, "--layer"),
@@ -116,8 +125,10 @@ def integrate(
                 _check_size(mdata, wanted, used)
             set_threads(threads, sum(mdata[name].n_vars for name in used))
             set_seed(seed)
-            model = MaskedVAE(mdata, preset=preset)
+            model = chosen(mdata, preset=preset)
         fit(model, max_epochs)
+        if labels_key is not None and chosen is MODELS["CrossAttentionMAE"]:
+            model.finetune()
         mdata.obsm["X_mumask"] = model.get_latent_representation()
         if labels_key is not None:
             mdata.obs["mumask_label"] = model.predict()
@@ -132,7 +143,7 @@ def integrate(
             say(f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(wanted)}")
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
-            say(f"{save_model}: the model, for mumask.MaskedVAE.load")
+            say(f"{save_model}: the model, for mumask.{model_name}.load")
         write_mudata(mdata, output)
         added = 'obsm["X_mumask"]' + (', obs["mumask_label"]' if labels_key else "")
         say(f"{output}: {mdata.n_obs:,} cells, {added}")

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mumask import MaskedVAE
-
 from ._files import check_output, read_mudata, write_mudata
+from ._models import model_of
 from ._session import checking_input, fit, say, session, set_seed, set_threads
 
 
@@ -55,7 +54,7 @@ def map_query(
         mdata = read_mudata(query)
         with checking_input():
             set_seed(seed)
-            model = MaskedVAE.load_query_data(mdata, reference)
+            model = model_of(reference).load_query_data(mdata, reference)
         set_threads(threads, sum(len(model.feature_names(name)) for name in model.modalities))
         if max_epochs:
             fit(model, max_epochs)
@@ -72,6 +71,6 @@ def map_query(
             say(f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(model.modalities)}")
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
-            say(f"{save_model}: the mapped model, for mumask.MaskedVAE.load")
+            say(f"{save_model}: the mapped model, for mumask.{type(model).__name__}.load")
         write_mudata(mdata, output)
         say(f"{output}: {mdata.n_obs:,} cells, {added}")

@@ -66,6 +66,13 @@ class CounterfactualMixin(EncodeMixin):
         ----------
         Wang & Nie, inClust (BMC Bioinformatics 2024); Lotfollahi et al., scGen, Nature Methods 16
         (2019).
+
+        Examples
+        --------
+        >>> cells = mdata.obs["batch"] == "RNA-only"
+        >>> as_if = model.predict_condition({"batch": "CITE-seq"}, indices=cells, modality="rna")
+        >>> as_if.shape
+        (60, 100)
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
@@ -88,7 +95,7 @@ class CounterfactualMixin(EncodeMixin):
                     asked[kind][:, column] = value
             inputs |= {"z": self.module.to_decoder(out["corrected"], asked), "covariates": asked}
             hidden = self.module.generative(**inputs)["hidden"]
-            total = torch.full((len(hidden), 1), library_size, device=self.device)
+            total = torch.full((len(has_source), 1), library_size, device=self.device)
             mean = self.module.expected(hidden, modality, total)[:, picked]
             parts.append(mean.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
             missing += int((~has_source).sum())

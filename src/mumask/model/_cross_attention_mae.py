@@ -16,7 +16,9 @@ from mumask.module._cross_attention_mae import PRESETS
 from mumask.nn._inputs import TRANSFORMS
 
 from ._attention import AttentionMixin
+from ._counterfactual import CounterfactualMixin
 from ._decode import DecodeMixin
+from ._differential import DifferentialMixin
 from ._modality_specs import ModalitySpecsMixin
 from ._query import QueryMixin
 from ._stages import StagesMixin
@@ -46,7 +48,15 @@ STAGES = {
 }
 
 
-class CrossAttentionMAE(QueryMixin, ModalitySpecsMixin, StagesMixin, AttentionMixin, DecodeMixin):
+class CrossAttentionMAE(
+    QueryMixin,
+    ModalitySpecsMixin,
+    StagesMixin,
+    AttentionMixin,
+    DifferentialMixin,
+    CounterfactualMixin,
+    DecodeMixin,
+):
     """Masked autoencoder with cross-attention between modalities (scMMAE).
 
     Features are grouped into tokens. Each modality has a transformer encoder over its visible
@@ -95,7 +105,7 @@ class CrossAttentionMAE(QueryMixin, ModalitySpecsMixin, StagesMixin, AttentionMi
 
     Examples
     --------
-    >>> mdata = mumask.datasets.simulate_mosaic()
+    >>> mdata = mumask.datasets.simulate_mosaic(100)
     >>> mumask.CrossAttentionMAE.setup_mudata(mdata, batch_key="batch", labels_key="cell_type")
     >>> model = mumask.CrossAttentionMAE(mdata)
     >>> model.train()
@@ -235,6 +245,13 @@ class CrossAttentionMAE(QueryMixin, ModalitySpecsMixin, StagesMixin, AttentionMi
         The joint embedding, shape ``(n_cells, n_latent)``. After :meth:`finetune`, the last hidden
         layer of the cell-type head (`u` of the paper), which has a width of its own. A cell
         without any source modality gets NaN and a warning.
+
+        Examples
+        --------
+        >>> joint = model.get_latent_representation()
+        >>> rna_part = model.get_latent_representation(modality="rna")
+        >>> rna_part.shape
+        (180, 16)
         """
         mdata, cells = self._cells(mdata, indices)
         read, width = itemgetter("embedding"), self.module.n_latent

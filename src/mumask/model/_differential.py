@@ -101,6 +101,15 @@ class DifferentialMixin(AccessMixin):
         ``lfc_mean`` and so on (``difference_mean`` for real values), and of the cells that
         measured a feature ``raw_mean``, ``non_zeros_proportion``, for counts also
         ``raw_normalized_mean`` (per 10,000), and their number ``n_measured``, each with 1 and 2.
+
+        Examples
+        --------
+        >>> first, second = mdata.obs["cell_type"].cat.categories[:2]
+        >>> table = model.differential_expression(
+        ...     groupby="cell_type", group1=first, group2=second, modality="protein", silent=True
+        ... )
+        >>> len(table)
+        12
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
@@ -216,6 +225,12 @@ class PosteriorDifferentialMixin(DifferentialMixin):
         ----------
         Boyeau et al., Deep generative modeling of sample-level heterogeneity in single-cell
         genomics (MrVI), Nature Methods (2025); ``differential_abundance`` of scvi-tools.
+
+        Examples
+        --------
+        >>> density = model.differential_abundance(sample_key="batch")
+        >>> density.shape
+        (180, 3)
         """
         mdata, cells = self._cells(mdata, None)
         samples = _column(mdata.obs, sample_key, "sample_key").astype("category")

@@ -48,6 +48,14 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
             As in scvi-tools: `accelerator`, `devices`, `train_size` (0.9 with early stopping or
             validation, else 1), `early_stopping`, `plan_kwargs` (such as `lr`),
             `datasplitter_kwargs`, and whatever the trainer takes.
+
+        Examples
+        --------
+        >>> mumask.CrossAttentionMAE.setup_mudata(mdata, batch_key="batch", labels_key="cell_type")
+        >>> model = mumask.CrossAttentionMAE(mdata)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> model.get_latent_representation().shape
+        (180, 48)
         """
         kwargs = {**self._stage_options["train"], **kwargs}
         default = kwargs.pop("max_epochs", None)
@@ -101,6 +109,12 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
         ------
         ValueError
             If no labels were registered, or no cell has one.
+
+        Examples
+        --------
+        >>> model.finetune(head_steps=50)
+        >>> bool(model.predict().isin(mdata.obs["cell_type"].cat.categories).all())
+        True
         """
         labels = self._labels_to_learn()
         kwargs = {**self._stage_options["finetune"], **kwargs}
@@ -194,18 +208,21 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
     def _fit_head(self, labels: np.ndarray, views: list[list[str]], n_steps: int) -> None:
         """Fit the head; before, one that leaves labels out shows how sure a head may be."""
         module, everyone = self.module, np.arange(self.adata.n_obs)
-        z, cell = [], []
-        for view in views:
+        z, cell, repeats = [], [], []
+        for number, view in enumerate(views):
             start = 0
             for _, out, has_source in self._encode(self.adata, everyone, None, view):
                 z.append(out["corrected"][has_source])
+                # All that a cell has is shown as often as its modalities together, and once more.
+                often = 1 if number else len(views)
+                repeats.append(torch.full((len(z[-1]),), often, device=self.device))
                 cell.append(start + has_source.nonzero().squeeze(1).cpu().numpy())
                 start += len(has_source)
-        z, cell = torch.cat(z).clone(), np.concatenate(cell)
+        z, repeats, cell = torch.cat(z).clone(), torch.cat(repeats), np.concatenate(cell)
 
         def fit(shown: np.ndarray, steps: int) -> None:
             codes = torch.as_tensor(shown[cell].astype(np.int64), device=z.device)
-            module.fit_head(z, codes, steps)
+            module.fit_head(z, codes, steps, repeats)
             module.eval()
 
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels

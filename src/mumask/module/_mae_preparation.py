@@ -103,7 +103,9 @@ class MAEPreparation:
             weight * counts.sum().clamp(min=1) / (weight * counts).sum().clamp(min=1e-8)
         )
 
-    def fit_head(self, z: Tensor, labels: Tensor, n_steps: int = 2500) -> None:
+    def fit_head(
+        self, z: Tensor, labels: Tensor, n_steps: int = 2500, repeats: Tensor | None = None
+    ) -> None:
         """Train the head on fixed embeddings, before everything is fine-tuned.
 
         Fine-tuning from there only has to improve on a good head; with a random one, its first
@@ -116,10 +118,10 @@ class MAEPreparation:
             come several times, encoded from other modalities each time.
         labels
             Codes ``(n,)``; ``n_classes`` = unlabelled.
-        n_steps
-            Steps of :meth:`mumask.nn.LabelHead.fit`.
+        n_steps, repeats
+            Of :meth:`mumask.nn.LabelHead.fit`.
         """
-        self.classifier.fit(z, labels, self.class_weight, n_steps)
+        self.classifier.fit(z, labels, self.class_weight, n_steps, repeats)
         self.finetuned.fill_(True)
 
     def set_stage(

@@ -136,7 +136,8 @@ class LabelHead(nn.Module):
         labels: Tensor,
         class_weight: Tensor,
         n_steps: int = 2500,
-        batch_size: int = 256,
+        repeats: Tensor | None = None,
+        batch_size: int = 512,
         lr: float = 2e-3,
         weight_decay: float = 0.05,
     ) -> None:
@@ -147,13 +148,19 @@ class LabelHead(nn.Module):
         z, labels, class_weight
             As in :meth:`loss`, all training cells at once. A quarter of every minibatch is drawn
             from the labelled cells.
+        repeats
+            Int64 ``[n]``: how often a row is drawn, relative to the others; None = all alike.
         n_steps, batch_size, lr, weight_decay
             Of the optimisation.
         """
-        seen = (labels < len(class_weight)).nonzero().squeeze(1)
+        everything = torch.arange(len(labels), device=labels.device)
+        if repeats is not None:
+            everything = everything.repeat_interleave(repeats)
+        is_seen = labels[everything] < len(class_weight)
+        seen = everything[is_seen]
         if not len(seen):
             return
-        others = (labels >= len(class_weight)).nonzero().squeeze(1)
+        others = everything[~is_seen]
         n_seen = batch_size // 4 if len(others) and self.consistency else batch_size
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)

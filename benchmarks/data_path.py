@@ -18,27 +18,12 @@ import numpy as np
 import pandas as pd
 import psutil
 from anndata import AnnData
-from scipy import sparse
 
 import mumask
 
+from .simulate import random_csr
+
 GENES, PEAKS, PEAK_DENSITY, GENE_DENSITY = 2_000, 50_000, 0.03, 0.1
-
-
-def random_csr(n_rows: int, n_columns: int, density: float, binary: bool, rng) -> sparse.csr_matrix:
-    """CSR matrix with about `density` non-zeros per row, made without a dense or COO copy."""
-    per_row = int(n_columns * density)
-    indices = np.empty(n_rows * per_row, dtype=np.int32)
-    # One random column in each of `per_row` equal stretches: sorted and unique by construction.
-    start = (np.arange(per_row) * (n_columns / per_row)).astype(np.int32)
-    width = int(n_columns / per_row)
-    for row in range(n_rows):
-        indices[row * per_row : (row + 1) * per_row] = start + rng.integers(0, width, per_row)
-    values = np.ones(len(indices), dtype=np.float32)
-    if not binary:
-        values += rng.poisson(0.5, len(indices)).astype(np.float32)
-    indptr = np.arange(n_rows + 1, dtype=np.int64) * per_row
-    return sparse.csr_matrix((values, indices, indptr), shape=(n_rows, n_columns))
 
 
 def mosaic(n_cells: int, seed: int = 0) -> mudata.MuData:

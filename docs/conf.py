@@ -1,6 +1,13 @@
 """Sphinx configuration."""
 
+import sys
 from importlib.metadata import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+from inventories import inventories  # noqa: E402
 
 _info = metadata("mumask")
 project = "mumask"
@@ -18,48 +25,73 @@ extensions = [
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
+    "sphinxcontrib.mermaid",
+    # docs/_ext
+    "api_pages",
+    "site_pages",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_drawings", "_ext", "_templates", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
 
 autosummary_generate = True
 autosummary_imported_members = False
-autodoc_default_options = {"members": True, "inherited-members": False, "show-inheritance": True}
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # sphinx_autodoc_typehints puts them beside the parameters
 napoleon_google_docstring = False
 napoleon_use_rtype = True
 napoleon_use_param = True
 always_use_bars_union = True
 typehints_defaults = "comma"
+typehints_document_rtype = False  # "Returns" says it in words
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]  # typehints_formatter is a function
 nb_execution_mode = "off"  # tutorials are committed with their outputs and run by the tests
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-intersphinx_mapping = {
-    "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
-    "matplotlib": ("https://matplotlib.org/stable/", None),
-    "mudata": ("https://mudata.readthedocs.io/en/latest/", None),
-    "muon": ("https://muon.readthedocs.io/en/latest/", None),
-    "numpy": ("https://numpy.org/doc/stable/", None),
-    "pandas": ("https://pandas.pydata.org/docs/", None),
-    "python": ("https://docs.python.org/3", None),
-    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
-    "scipy": ("https://docs.scipy.org/doc/scipy/", None),
-    "scvi": ("https://docs.scvi-tools.org/en/stable/", None),
-    "torch": ("https://docs.pytorch.org/docs/stable/", None),
-}
+# Names of other packages are linked where their list of names can be had; where it cannot (no
+# network, or that site is down) they stay plain text, and the build neither fails nor warns.
+intersphinx_mapping, nitpick_ignore_regex = inventories(
+    {
+        "anndata": "https://anndata.readthedocs.io/en/stable/",
+        "lightning": "https://lightning.ai/docs/pytorch/stable/",
+        "matplotlib": "https://matplotlib.org/stable/",
+        "mudata": "https://mudata.readthedocs.io/en/latest/",
+        "muon": "https://muon.readthedocs.io/en/latest/",
+        "numpy": "https://numpy.org/doc/stable/",
+        "pandas": "https://pandas.pydata.org/docs/",
+        "python": "https://docs.python.org/3/",
+        "scanpy": "https://scanpy.readthedocs.io/en/stable/",
+        "scipy": "https://docs.scipy.org/doc/scipy/",
+        "scvi": "https://docs.scvi-tools.org/en/stable/",
+        "torch": "https://docs.pytorch.org/docs/stable/",
+    },
+    cache=HERE / "_build" / "inventories",
+)
+
+# Parts of networks that are named in descriptions but have no page.
+nitpick_ignore = [
+    ("py:func", "normed"),
+    ("py:class", "mumask.nn.InputNorm"),
+    ("py:class", "mumask.nn.LabelHead"),
+    ("py:meth", "mumask.nn.LabelHead.fit"),
+    ("py:meth", "mumask.nn.LabelHead.loss"),
+]
 
 html_theme = "sphinx_book_theme"
 html_title = "mumask"
 html_logo = "_static/logo.svg"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "repository_url": "https://github.com/mumask/mumask",
     "path_to_docs": "docs",
     "use_repository_button": True,
     "use_issues_button": True,
+    "show_navbar_depth": 1,
 }

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "datasets": {"data"},
     "metrics": set(),
     "pp": {"data"},
+    "tl": {"data"},
     "pl": {"data", "pp", "metrics"},
     "cli": {"", "data", "datasets", "metrics", "model", "pl", "pp"},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+import scvi
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin, BaseModelClass
@@ -72,6 +73,62 @@ def test_weight_decay_moves_rows_without_gradient(weight_decay, moves):
         (weight[0] ** 2).sum().backward()
         optimizer.step()
     assert bool((weight[1] != 1).any()) == moves
+
+
+class PlanOfScvi(MaskedTrainingPlan):
+    """Our optimiser, scvi-tools' way of logging: every step, by torchmetrics."""
+
+    training_step, validation_step = TrainingPlan.training_step, TrainingPlan.validation_step
+
+    def log(self, *args, **kwargs):  # a minibatch holds tensors of several lengths
+        super().log(*args, **{"batch_size": 32, **kwargs})
+
+
+def test_history_is_that_of_scvi(make_mosaic, fit, monkeypatch):
+    """We log once per epoch: same columns, same numbers (full minibatches: 64 = 2 x 32)."""
+    histories = []
+    options = {"train_size": 0.71, "validation_size": 0.2, "check_val_every_n_epoch": 1}
+    for plan in (MaskedTrainingPlan, PlanOfScvi):
+        monkeypatch.setattr("mumask.MaskedVAE._training_plan_cls", plan)
+        scvi.settings.seed = 3
+        setup = {"labels_key": "some_labels"}
+        model = fit(make_mosaic(), setup=setup, epochs=3, train=options)
+        histories.append(model.history)
+    ours, theirs = histories
+    assert set(ours) >= set(theirs)
+    assert set(ours) - set(theirs) <= {"kl_weight"}  # logged by scvi-tools after ten steps
+    for name in set(theirs) - {"kl_weight"}:
+        a, b = (h[name].to_numpy(float).ravel() for h in (ours, theirs))
+        assert a == pytest.approx(b, rel=1e-4), name
+        assert list(ours[name].index) == list(theirs[name].index)
+
+
+def test_hooks_for_our_loader():
+    """`MosaicLoader` takes the batches of positions from `sampler`, the cells from a `Subset`."""
+    from scvi.dataloaders import AnnDataLoader, DataSplitter
+    from scvi.model.base import UnsupervisedTrainingMixin
+
+    assert DataSplitter.data_loader_cls is AnnDataLoader
+    assert BaseModelClass._data_loader_cls is AnnDataLoader
+    assert UnsupervisedTrainingMixin._data_splitter_cls is DataSplitter
+    for name in ("batch_size", "shuffle", "distributed_sampler", "indices"):
+        assert name in inspect.signature(AnnDataLoader.__init__).parameters
+
+
+def test_loader_does_not_batch_again(mosaic, fit):
+    model = fit(mosaic, epochs=1)
+    loader = model._make_data_loader(adata=mosaic, indices=[4, 2, 0], batch_size=2)
+    assert loader.batch_size is None
+    assert [list(batch) for batch in loader.sampler] == [[0, 1], [2]]
+    assert list(loader.dataset.indices) == [4, 2, 0]
+
+
+def test_autotune_asks_the_plan():
+    """`prepare_scib_autotune` collects latent vectors under the names that its callback reads."""
+    parameters = list(inspect.signature(TrainingPlan.prepare_scib_autotune).parameters)
+    assert parameters == ["self", "loss_outputs", "stage"]
+    source = inspect.getsource(TrainingPlan.prepare_scib_autotune)
+    assert all(f'"{name}"' in source for name in ("z", "batch", "labels"))
 
 
 def test_plan_can_warm_up_by_steps():

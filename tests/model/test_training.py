@@ -242,3 +242,63 @@ def test_semi_supervised_splitter_of_scvi(mosaic, fit):
     assert manager.data_registry.labels.attr_name == "obs"
     assert manager.get_state_registry("labels").original_key == "some_labels"
     assert manager.get_state_registry("labels").unlabeled_category == "Unknown"
+
+
+def test_weights_of_modalities(mosaic, fit):
+    """By the entropy of an average cell; the paper's preset and the user go first."""
+    model = fit(mosaic, epochs=1)
+    weights = model.module.modality_weights
+    p = np.asarray(mosaic["atac"].X.mean(axis=0)).ravel()
+    p = p[(p > 0) & (p < 1)]
+    binary = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum()
+    mean = np.asarray(mosaic["rna"].X.mean(axis=0)).ravel()
+    mean = mean[mean > 0]
+    geometric = ((1 + mean) * np.log(1 + mean) - mean * np.log(mean)).sum()
+    assert weights["atac"] / weights["rna"] == pytest.approx((geometric / binary) ** 0.5, rel=1e-3)
+    assert min(weights.values()) == 1.0
+    assert set(MaskedVAE(mosaic, preset="inclust+").module.modality_weights.values()) == {1.0}
+    given = MaskedVAE(mosaic, modality_weights={"rna": 7.0}).module.modality_weights
+    assert given == {**weights, "rna": 7.0}
+
+
+def test_head_is_fitted_to_every_view_and_saved(mosaic, fit, tmp_path):
+    model = fit(mosaic, setup={"labels_key": "some_labels"}, epochs=3)
+    head = model.module.label_head
+    assert head.fitted and not any(p.requires_grad for p in head.parameters())
+    assert model._views() == [
+        ["rna"], ["protein"], ["atac"], ["rna", "protein"], ["rna", "atac"],
+        ["protein", "atac"], ["rna", "protein", "atac"],
+    ]  # fmt: skip
+    model.save(tmp_path / "model")
+    again = MaskedVAE.load(tmp_path / "model", mosaic)
+    np.testing.assert_array_equal(model.predict(soft=True), again.predict(soft=True))
+    assert (
+        fit(mosaic, setup={"labels_key": "some_labels"}, preset="inclust+").module.label_head
+        is None
+    )
+
+
+def test_files_of_before_totals_and_heads_still_load(mosaic, fit, tmp_path):
+    model = fit(mosaic, setup={"labels_key": "some_labels"}, epochs=1)
+    state = model.module.state_dict()
+    old = {k: v for k, v in state.items() if not k.startswith(("totals.", "label_head."))}
+    assert len(old) < len(state)
+    new = MaskedVAE(mosaic, n_latent=4, n_hidden=16).module
+    new.load_state_dict(old)
+    assert not new.label_head.fitted
+    hidden = torch.randn(3, 16)
+    assert torch.allclose(
+        new.expected_total(hidden, "rna"), torch.full((3, 1), new.totals["rna"].average)
+    )
+
+
+def test_generated_counts_have_a_total_of_their_own(mosaic, fit):
+    """Where `source` leaves the modality out; what was measured stays at an average depth."""
+    model = fit(mosaic, epochs=5)
+    decode = model.get_normalized_expression
+    total = decode(modality="protein").sum(axis=1)
+    np.testing.assert_allclose(total, total.iloc[0], rtol=1e-4)
+    generated = decode(modality="protein", source="rna").dropna().sum(axis=1)
+    assert generated.std() > 1e-3 * generated.mean()
+    fixed = decode(modality="protein", source="rna", library_size=500).dropna().sum(axis=1)
+    np.testing.assert_allclose(fixed, 500, rtol=1e-4)

@@ -8,6 +8,7 @@ from ._fields import (
     ContinuousCovariatesField,
     ModalityField,
 )
+from ._loader import MosaicLoader, MosaicSplitter
 from ._manager import MosaicManager
 from ._rows import column_map, keep_order, presence, row_map
 from ._validate import check_modality_names
@@ -17,7 +18,9 @@ __all__ = [
     "CategoricalField",
     "ContinuousCovariatesField",
     "ModalityField",
+    "MosaicLoader",
     "MosaicManager",
+    "MosaicSplitter",
     "check_modality_names",
     "column_map",
     "is_binary",

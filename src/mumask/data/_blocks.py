@@ -26,7 +26,31 @@ def matrix_of(adata: AnnData, layer: str | None):
 
 def is_backed(matrix) -> bool:
     """Whether the matrix lives in a file."""
-    return not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
+    return not (matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
+
+
+class FileRows:
+    """A CSR matrix in a file (HDF5 or Zarr), read in spans of rows.
+
+    The pointers to the rows are kept in memory; anndata's own class builds a matrix of all rows
+    for every access.
+    """
+
+    format = "csr"
+
+    def __init__(self, matrix):
+        group = matrix.group
+        self.shape, self.nnz = matrix.shape, group["indices"].shape[0]
+        self._indptr = group["indptr"][:]
+        self._indices, self._data = group["indices"], group["data"]
+
+    def __getitem__(self, part: slice) -> sparse.csr_matrix:
+        """Rows from `start` to `stop`."""
+        start, stop, _ = part.indices(self.shape[0])
+        indptr = self._indptr[start : stop + 1]
+        at = slice(int(indptr[0]), int(indptr[-1]))
+        shape = (stop - start, self.shape[1])
+        return sparse.csr_matrix((self._data[at], self._indices[at], indptr - at.start), shape)
 
 
 def row_reader(matrix):
@@ -35,9 +59,17 @@ def row_reader(matrix):
     CSR and dense matrices are used as they are, without a copy. A CSC matrix is turned into CSR
     once, since its rows cannot be reached one by one; this goes for one in a file, too.
     """
+    if not sparse.issparse(matrix) and hasattr(matrix, "group"):
+        return FileRows(matrix) if matrix.format == "csr" else matrix.to_memory().tocsr()
     if getattr(matrix, "format", "csr") == "csr":
         return matrix
-    return (matrix.to_memory() if is_backed(matrix) else matrix).tocsr()
+    return matrix.tocsr()
+
+
+def bytes_per_row(matrix) -> float:
+    """What a row of the output of :func:`row_reader` takes as a minibatch."""
+    sparsely = isinstance(matrix, FileRows) or sparse.issparse(matrix)
+    return 12 * matrix.nnz / max(1, matrix.shape[0]) if sparsely else 4 * matrix.shape[1]
 
 
 def read_rows(matrix, rows: np.ndarray, columns: np.ndarray | None = None):
@@ -56,11 +88,7 @@ def read_rows(matrix, rows: np.ndarray, columns: np.ndarray | None = None):
     -------
     ``float32`` array or CSR matrix of shape ``(n, n_features)``.
     """
-    if is_backed(matrix):  # files want their rows sorted and unique
-        unique, inverse = np.unique(rows, return_inverse=True)
-        block = matrix[unique][inverse] if len(rows) else matrix[:0]
-    else:
-        block = matrix[rows]
+    block = _from_file(matrix, rows) if is_backed(matrix) else matrix[rows]
     if sparse.issparse(block):
         block = sparse.csr_matrix(block)
     if columns is not None:
@@ -69,6 +97,23 @@ def read_rows(matrix, rows: np.ndarray, columns: np.ndarray | None = None):
         block.sum_duplicates()
         block.eliminate_zeros()
     return block.astype(np.float32, copy=False)
+
+
+# Rows between two wanted ones that are read along, rather than reading twice.
+GAP = 8
+
+
+def _from_file(matrix, rows: np.ndarray):
+    """Rows in any order, read in as few spans as possible."""
+    if not len(rows):
+        return matrix[:0]
+    unique, inverse = np.unique(rows, return_inverse=True)
+    parts = []
+    for span in np.split(unique, np.flatnonzero(np.diff(unique) > GAP) + 1):
+        part = matrix[int(span[0]) : int(span[-1]) + 1]
+        parts.append(part if len(span) == part.shape[0] else part[span - span[0]])
+    stack = sparse.vstack if sparse.issparse(parts[0]) else np.concatenate
+    return stack(parts)[inverse] if len(parts) > 1 else parts[0][inverse]
 
 
 def _take_columns(block, columns: np.ndarray):
@@ -88,19 +133,24 @@ def _take_columns(block, columns: np.ndarray):
     return taken
 
 
-def to_tensor(block) -> torch.Tensor:
-    """Dense tensor, or a CSR tensor where the block is sparse enough to pay for it."""
+def to_tensor(block, part: slice) -> torch.Tensor:
+    """Some rows as a dense tensor, or as a CSR tensor where they are sparse enough to pay for it.
+
+    The result shares memory with `block`.
+    """
     if not sparse.issparse(block):
-        return torch.from_numpy(np.ascontiguousarray(block))
-    if block.nnz >= SPARSE_BELOW * max(1, block.shape[0] * block.shape[1]):
-        return torch.from_numpy(block.toarray())
+        return torch.from_numpy(np.ascontiguousarray(block[part]))
+    indptr = block.indptr[part.start : part.stop + 1]
+    at, shape = slice(indptr[0], indptr[-1]), (part.stop - part.start, block.shape[1])
+    if at.stop - at.start >= SPARSE_BELOW * max(1, shape[0] * shape[1]):
+        return torch.from_numpy(block[part].toarray())
     with warnings.catch_warnings():  # torch calls its CSR layout a beta feature
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         return torch.sparse_csr_tensor(
-            torch.from_numpy(block.indptr.astype(np.int64)),
-            torch.from_numpy(block.indices.astype(np.int64)),
-            torch.from_numpy(block.data),
-            size=block.shape,
+            torch.from_numpy(indptr.astype(np.int64) - int(at.start)),
+            torch.from_numpy(block.indices[at].astype(np.int64)),
+            torch.from_numpy(block.data[at]),
+            size=shape,
             check_invariants=False,
         )
 
@@ -115,7 +165,7 @@ def iterate_blocks(matrix) -> Iterator[tuple[slice, object]]:
     A CSC matrix is converted for it, since its rows cannot be reached one by one.
     """
     matrix = row_reader(matrix)
-    stored = matrix.nnz if sparse.issparse(matrix) else matrix.shape[0] * matrix.shape[1]
+    stored = getattr(matrix, "nnz", matrix.shape[0] * matrix.shape[1])
     n_rows = max(1, int(VALUES_PER_BLOCK * matrix.shape[0] / max(stored, 1)))
     for start in range(0, matrix.shape[0], n_rows):
         part = slice(start, min(start + n_rows, matrix.shape[0]))

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from . import _keys
-from ._blocks import read_rows, to_tensor
+from ._blocks import bytes_per_row, is_backed, read_rows, to_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ._manager import MosaicManager
 
@@ -40,20 +40,18 @@ class ModalityRows:
     columns: np.ndarray | None
     n_features: int
 
-    def read(self, rows: np.ndarray) -> torch.Tensor:
-        """Values of the given rows, shape ``(len(rows), n_features)``."""
+    def read(self, rows: np.ndarray):
+        """Values of the given rows, array or CSR of shape ``(len(rows), n_features)``."""
         if self.values is None:
-            return torch.zeros(0, self.n_features)
-        return to_tensor(read_rows(self.values, rows, self.columns))
+            return np.zeros((0, self.n_features), dtype=np.float32)
+        return read_rows(self.values, rows, self.columns)
 
-    def read_mask(self, rows: np.ndarray) -> torch.Tensor:
-        """Measured elements of the given rows, shape ``(len(rows), n_features)``."""
+    def read_mask(self, rows: np.ndarray) -> np.ndarray:
+        """Measured elements of the given rows, booleans of shape ``(len(rows), n_features)``."""
         if self.values is None:
-            return torch.zeros(0, self.n_features, dtype=torch.bool)
+            return np.zeros((0, self.n_features), dtype=bool)
         block = read_rows(self.mask, rows, self.columns)
-        return torch.from_numpy(
-            np.asarray(block.todense() if hasattr(block, "todense") else block) > 0
-        )
+        return (block.toarray() if hasattr(block, "toarray") else block) > 0
 
 
 class MosaicDataset(Dataset):
@@ -88,14 +86,47 @@ class MosaicDataset(Dataset):
 
     def __getitem__(self, indices) -> dict[str, torch.Tensor]:
         """One minibatch; a single index gives a minibatch of one cell."""
-        index = np.atleast_1d(
-            np.arange(len(self))[indices] if isinstance(indices, slice) else indices
-        )
-        batch = {key: torch.from_numpy(values[index]) for key, values in self.per_cell.items()}
+        index = np.arange(len(self))[indices] if isinstance(indices, slice) else indices
+        return next(self.minibatches([np.atleast_1d(index)]))
+
+    def minibatches(self, groups: Sequence[np.ndarray]) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of the given cells, all read at once: one access costs as much as many."""
+        cells = np.concatenate(groups)
+        per_cell = {key: values[cells] for key, values in self.per_cell.items()}
+        loaded = {}
         for name, modality in self.rows.items():
-            rows = modality.row_of_cell[index]
+            rows = modality.row_of_cell[cells]
+            first = np.concatenate([[0], np.cumsum(rows >= 0)])  # row of the block by cell
             rows = rows[rows >= 0]
-            batch[_keys.values_key(name)] = modality.read(rows)
-            if modality.mask is not None:
-                batch[_keys.mask_key(name)] = modality.read_mask(rows)
-        return batch
+            mask = None if modality.mask is None else modality.read_mask(rows)
+            loaded[name] = (first, modality.read(rows), mask)
+        stop = 0
+        for group in groups:
+            start, stop = stop, stop + len(group)
+            batch = {key: torch.from_numpy(values[start:stop]) for key, values in per_cell.items()}
+            for name, (first, values, mask) in loaded.items():
+                part = slice(first[start], first[stop])
+                batch[_keys.values_key(name)] = to_tensor(values, part)
+                if mask is not None:
+                    batch[_keys.mask_key(name)] = to_tensor(mask, part)
+            yield batch
+
+    @property
+    def bytes_per_cell(self) -> float:
+        """Memory of a cell that has all modalities."""
+        matrices = [rows.values for rows in self.rows.values() if rows.values is not None]
+        return sum(bytes_per_row(matrix) for matrix in matrices)
+
+    def order_in_file(self) -> np.ndarray | None:
+        """Place of every cell in the file, shape ``(n_obs,)``; None if everything is in memory.
+
+        That is its row in the largest modality that it has among those in files.
+        """
+        backed = [rows for rows in self.rows.values() if is_backed(rows.values)]
+        place = np.full(len(self), -1)
+        offset = 0
+        for rows in sorted(backed, key=lambda rows: -bytes_per_row(rows.values)):
+            new = (place < 0) & (rows.row_of_cell >= 0)
+            place[new] = offset + rows.row_of_cell[new]
+            offset += len(rows.row_of_cell)
+        return place if backed else None

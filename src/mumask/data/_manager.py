@@ -10,7 +10,7 @@ from scvi.data._manager import AnnDataManagerValidationCheck
 from torch.utils.data import Subset
 
 from . import _keys
-from ._blocks import is_backed, matrix_of, row_reader
+from ._blocks import matrix_of, row_reader
 from ._dataset import ModalityRows, MosaicDataset
 from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
 from ._panels import find_panel, given_panel, log_panel
@@ -157,7 +157,9 @@ class MosaicManager(AnnDataManager):
         """A matrix that can be read by rows; what had to be converted for it is kept."""
         matrix = matrix_of(adata, layer)
         source, reader = self._readers.get((modality, layer), (None, None))
-        same = source is matrix or (source is not None and is_backed(matrix))
+        same = source is matrix
+        if source is not None and hasattr(source, "group") and hasattr(matrix, "group"):
+            same = source.group == matrix.group  # the same in a file
         if not same:
             reader = row_reader(matrix)
             # Only a converted matrix is worth keeping, and only with the one it was made from.

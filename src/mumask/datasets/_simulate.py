@@ -13,6 +13,7 @@ from mudata import MuData
 from mumask.data import keep_order
 
 from ._assays import ASSAYS
+from ._factors import add_factors
 
 # Elements of one dense chunk (float32: 32 MB); a handful of arrays of this size exist at a time.
 _CHUNK_ELEMENTS = 2**23
@@ -34,6 +35,8 @@ def simulate_mosaic(
     *,
     n_latent: int = 10,
     batch_strength: float = 1.0,
+    factors: Mapping[str, Sequence[str]] | None = None,
+    factor_strength: float = 1.0,
     panels: Mapping[str, Mapping[str, float | Sequence[str]]] | None = None,
     seed: int = 0,
     return_truth: bool = False,
@@ -65,6 +68,12 @@ def simulate_mosaic(
         Dimensions of the latent.
     batch_strength
         Scale of all batch effects; 0 gives exchangeable batches.
+    factors
+        Biology beside the cell type: name of a column of obs -> names of its levels, such as
+        ``{"tissue": ("blood", "tonsil")}``. Every cell has a level; all but the first move the
+        latent in a direction of their own, for all cell types alike but not equally far.
+    factor_strength
+        Scale of these moves.
     panels
         Batch name -> modality -> what it measured: a share of the features (drawn at random) or
         their names. Kept as bool features x batches in ``mdata[modality].varm["measured"]``.
@@ -87,7 +96,7 @@ def simulate_mosaic(
 
     Examples
     --------
-    >>> mdata = simulate_mosaic(100, n_features={"rna": 200, "atac": 300})
+    >>> mdata = mumask.datasets.simulate_mosaic(100, n_features={"rna": 200, "atac": 300})
     >>> {name: mdata[name].shape for name in mdata.mod}
     {'rna': (200, 200), 'protein': (200, 40), 'atac': (100, 300)}
     """
@@ -101,6 +110,8 @@ def simulate_mosaic(
         raise ValueError(f"Every batch needs at least one cell, got n_cells={sizes}.")
 
     obs, batch, z = _cells(np.random.default_rng([seed, 0]), sizes, n_cell_types, n_latent)
+    if factors:
+        z = add_factors(np.random.default_rng([seed, 9]), obs, z, factors, factor_strength)
     parts, skeleton, truth = {}, {}, {}
     for mod in modalities:
         # one stream per modality: leaving one out does not change the others

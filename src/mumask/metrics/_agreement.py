@@ -25,6 +25,12 @@ def cluster_agreement(labels, clusters) -> dict[str, float]:
     the pairs together in both, FP only in a cluster and FN only in a label: F-measure
     ``2 TP / (2 TP + FP + FN)`` and Jaccard index ``TP / (TP + FP + FN)``. These are the
     agreement scores of scMMAE (Meng et al., Briefings in Bioinformatics 2025).
+
+    Examples
+    --------
+    >>> scores = mumask.metrics.cluster_agreement(["B", "B", "T", "T"], [1, 1, 0, 0])
+    >>> scores["ARI"], scores["NMI"]
+    (1.0, 1.0)
     """
     labels, clusters = np.asarray(labels), np.asarray(clusters)
     (_, fp), (fn, tp) = pair_confusion_matrix(labels, clusters)
@@ -54,6 +60,11 @@ def cluster_quality(latent, labels) -> dict[str, float]:
     -------
     ASW, the average silhouette width in -1 to 1; CHI, the Calinski-Harabasz index (grows with
     the number of cells: compare on the same cells only); DBI, the Davies-Bouldin index.
+
+    Examples
+    --------
+    >>> list(mumask.metrics.cluster_quality(mdata.obsm["X_true"], mdata.obs["cell_type"]))
+    ['ASW', 'CHI', 'DBI']
     """
     latent, labels = check_latent(latent, labels)
     return {

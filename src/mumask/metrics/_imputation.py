@@ -34,6 +34,12 @@ def feature_correlation(
     ------
     ValueError
         If shapes, or the labels of two DataFrames, differ, or a value is NaN.
+
+    Examples
+    --------
+    >>> truth = rng.poisson(3, size=(40, 5)).astype(float)
+    >>> mumask.metrics.feature_correlation(2 * truth + 1, truth)
+    {'mSCC': 1.0, 'aSCC': 1.0, 'mPCC': 1.0, 'aPCC': 1.0}
     """
     names = None
     if isinstance(pred, pd.DataFrame) and isinstance(truth, pd.DataFrame):

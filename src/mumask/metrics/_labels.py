@@ -22,6 +22,15 @@ def label_transfer_accuracy(
         Latent [m, d] and true labels [m] that are scored; a label the reference lacks is an error.
     n_neighbors
         Voters per query cell, each with one vote.
+
+    Examples
+    --------
+    >>> latent, labels = mdata.obsm["X_true"], mdata.obs["cell_type"]
+    >>> cite, rest = mdata.obs["batch"] == "CITE-seq", mdata.obs["batch"] != "CITE-seq"
+    >>> mumask.metrics.label_transfer_accuracy(
+    ...     latent[cite], labels[cite], latent[rest], labels[rest]
+    ... ) > 0.8
+    True
     """
     latent_reference, labels_reference = check_latent(latent_reference, labels_reference)
     latent_query, labels_query = check_latent(latent_query, labels_query)
@@ -48,6 +57,12 @@ def expected_calibration_error(probabilities, labels, n_bins: int = 15, classes=
         Number of bins.
     classes
         Class of every column of an array; by default its columns are classes 0, 1, 2...
+
+    Examples
+    --------
+    >>> probabilities = pd.DataFrame({"B": [0.9, 0.8], "T": [0.1, 0.2]})
+    >>> round(mumask.metrics.expected_calibration_error(probabilities, ["B", "B"]), 2)
+    0.15
     """
     if isinstance(probabilities, pd.DataFrame) and classes is None:
         classes = probabilities.columns

@@ -75,6 +75,16 @@ def batch_entropy_mixing(
     ----------
     uniPort (Cao et al., Nature Communications 2022), after SCALEX (Xiong et al., Nature
     Communications 2022); the score of inClust+ (Wang et al., BMC Bioinformatics 2024).
+
+    Examples
+    --------
+    >>> latent = rng.normal(size=(200, 5))
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> mumask.metrics.batch_entropy_mixing(latent, batch, scaled=True) > 0.95
+    True
+    >>> latent[batch == "b"] += 50
+    >>> mumask.metrics.batch_entropy_mixing(latent, batch, n_neighbors=30, scaled=True)
+    0.0
     """
     latent, batch = check_latent(latent, batch)
     names, codes = np.unique(batch, return_inverse=True)
@@ -114,6 +124,11 @@ def silhouette(latent, labels, *, scaled: bool = True) -> float:
 
     Above 0.5 cells lie nearer to their own label than to the next one. This is uniPort's
     silhouette coefficient, the one inClust+ reports.
+
+    Examples
+    --------
+    >>> mumask.metrics.silhouette(mdata.obsm["X_true"], mdata.obs["cell_type"]) > 0.5
+    True
     """
     latent, labels = check_latent(latent, labels)
     width = float(silhouette_score(latent, labels))
@@ -132,6 +147,12 @@ def batch_asw(latent, labels, batch) -> float:
         Without scib-metrics.
     ValueError
         If no label has cells in two batches.
+
+    Examples
+    --------
+    >>> latent, labels, batch = mdata.obsm["X_true"], mdata.obs["cell_type"], mdata.obs["batch"]
+    >>> 0 < mumask.metrics.batch_asw(latent, labels, batch) <= 1
+    True
     """
     latent, labels, batch = check_latent(latent, labels, batch)
     try:
@@ -154,6 +175,11 @@ def graph_connectivity(latent, labels, n_neighbors: int = 15) -> float:
     ------
     ImportError
         Without scib-metrics.
+
+    Examples
+    --------
+    >>> 0 < mumask.metrics.graph_connectivity(mdata.obsm["X_true"], mdata.obs["cell_type"]) <= 1
+    True
     """
     latent, labels = check_latent(latent, labels)
     try:
@@ -172,6 +198,12 @@ def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
     Row i of both latents [n, d] is the same cell, seen through two modalities. The fraction of
     other cells of the second that are nearer than the match, averaged over the cells and over
     both directions (Liu et al., WABI 2019). Distances are made for `chunk` cells at a time.
+
+    Examples
+    --------
+    >>> latent = rng.normal(size=(50, 5))
+    >>> mumask.metrics.foscttm(latent, latent)
+    0.0
     """
     latent_a, latent_b = check_latent(latent_a)[0], check_latent(latent_b)[0]
     if latent_a.shape != latent_b.shape or len(latent_a) < 2:

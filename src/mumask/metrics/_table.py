@@ -34,6 +34,16 @@ def integration_table(latent, batch=None, labels=None, clusters=None) -> pd.Data
     DataFrame with one score per row and the columns ``value``, ``better`` (``"higher"`` or
     ``"lower"``) and ``about`` (``"mixing"``, ``"separation"`` or ``"agreement"``). A score that
     cannot be computed (one batch, one label, scib-metrics not installed) is NaN and logged.
+
+    Examples
+    --------
+    >>> table = mumask.metrics.integration_table(
+    ...     mdata.obsm["X_true"], mdata.obs["batch"], mdata.obs["cell_type"]
+    ... )
+    >>> list(table.columns)
+    ['value', 'better', 'about']
+    >>> table.index[0]
+    'batch entropy mixing'
     """
     # checked before the scores, so that only what is undefined, not what is wrong, becomes NaN
     latent = check_latent(latent, *(c for c in (batch, labels, clusters) if c is not None))[0]

@@ -11,7 +11,7 @@ import torch
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
-from mumask.data import keep_order, keys
+from mumask.data import MosaicLoader, keep_order, keys
 
 # Without gradients a larger minibatch is faster; bounded by the widest modality in memory.
 INFERENCE_BATCH = 512
@@ -20,13 +20,21 @@ INFERENCE_BATCH = 512
 class AccessMixin(BaseModelClass):
     """What all ``get_*`` methods share."""
 
+    _data_loader_cls = MosaicLoader
+
     @property
     def modalities(self) -> list[str]:
         """Keys of the modalities, in the order of the presence matrix."""
         return list(self.registry_["setup_args"]["modalities"])
 
     def feature_names(self, modality: str) -> pd.Index:
-        """Names of the features of a modality in the order of the model."""
+        """Names of the features of a modality in the order of the model.
+
+        Examples
+        --------
+        >>> list(model.feature_names("protein")[:2])
+        ['protein0', 'protein1']
+        """
         self._check_modality(modality)
         return pd.Index(self._state(keys.values_key(modality))["column_names"])
 
@@ -39,7 +47,13 @@ class AccessMixin(BaseModelClass):
         return self.registry_["field_registries"][registry_key]["state_registry"]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
-        """Names of the features by modality."""
+        """Names of the features by modality.
+
+        Examples
+        --------
+        >>> {name: len(features) for name, features in model.get_var_names().items()}
+        {'rna': 100, 'protein': 12, 'atac': 150}
+        """
         return {m: self.feature_names(m).to_numpy() for m in self.modalities}
 
     def _check_modality(self, modality: str) -> None:

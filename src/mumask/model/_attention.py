@@ -65,6 +65,13 @@ class AttentionMixin(EncodeMixin):
         Long data frame: ``query`` and ``key`` (features), ``query_token`` and ``key_token``,
         ``group`` if asked for, ``weight``, and per token pair ``baseline``, ``zscore``, ``pvalue``
         (two-sided, by permutation) and ``padj`` (Benjamini-Hochberg over token pairs and groups).
+
+        Examples
+        --------
+        >>> table = model.get_attention("rna", "protein", n_permutations=20)
+        >>> strongest = table.sort_values("zscore", ascending=False).head()
+        >>> list(strongest.columns[:2])
+        ['query', 'key']
         """
         for name in (query, key):
             self._check_modality(name)

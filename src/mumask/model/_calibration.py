@@ -125,6 +125,12 @@ class CalibrationMixin(LabelsMixin):
         Returns
         -------
         Series by cell; NaN for a cell without any source modality.
+
+        Examples
+        --------
+        >>> novelty = model.get_novelty()
+        >>> bool((novelty > 0.99).mean() < 0.5)
+        True
         """
         if self.known_types_ is None:
             raise ValueError("Train the model with labels first: setup_mudata(labels_key=...).")
@@ -161,6 +167,13 @@ class CalibrationMixin(LabelsMixin):
         -------
         Data frame by cell: ``mumask_label``, ``mumask_uncertainty``, ``mumask_novelty`` and
         ``mumask_new_type`` (boolean).
+
+        Examples
+        --------
+        >>> table = model.annotate()
+        >>> list(table)
+        ['mumask_label', 'mumask_uncertainty', 'mumask_novelty', 'mumask_new_type']
+        >>> mdata.obs[table.columns] = table
         """
         options = {"source": source, "batch_size": batch_size}
         mdata, cells = self._cells(mdata, indices)

@@ -64,14 +64,25 @@ class DecodeMixin(EncodeMixin):
         features
             Names of the features to return; all by default.
         library_size
-            Total to which counts are scaled, over all features; by default that of an average
-            reference cell. Binary and real modalities have none.
+            Total to which counts are scaled, over all features. By default that of an average
+            reference cell; for a modality that is generated, which is one that `source` leaves out
+            or that the data do not have, the total that the model expects of each cell, if it
+            learned one. Binary and real modalities have none.
         batch_size
             Cells per minibatch.
 
         Returns
         -------
         Data frame of cells x features: expected counts, probabilities (Bernoulli) or means.
+
+        Examples
+        --------
+        >>> translated = model.get_normalized_expression(
+        ...     source="rna", modality="protein", indices=mdata.obs["batch"] == "RNA-only"
+        ... )
+        >>> translated.shape
+        (60, 12)
+        >>> as_if = model.get_normalized_expression(modality="rna", transform_batch="CITE-seq")
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
@@ -84,6 +95,8 @@ class DecodeMixin(EncodeMixin):
                 raise KeyError(f"`features`: modality {modality!r} has no {strange[0]!r}.")
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
+        generated = modality not in (mdata.mod if source is None else np.atleast_1d(source))
+        expects = library_size is None and generated
         if library_size is None:
             library_size = float(self._state(keys.values_key(modality))["total"])
         values = np.full((len(cells), len(columns)), np.nan, dtype=np.float32)
@@ -93,13 +106,30 @@ class DecodeMixin(EncodeMixin):
             mdata, cells, modality, source, batches, batch_size
         ):
             total = torch.full((len(has_source), 1), library_size, device=self.device)
-            mean = sum(self.module.expected(h, modality, total) for h in hidden) / len(hidden)
+            mean = self._mean_over(hidden, modality, total, expects)
             mean = mean[:, picked].masked_fill(~has_source[:, None], float("nan"))
             values[start : start + len(mean)] = mean.cpu().numpy()
             start += len(mean)
             missing += int((~has_source).sum())
         self._warn_without_source(missing, source)
         return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
+
+    def _mean_over(self, hidden: list, modality: str, total, expects, mask=None) -> torch.Tensor:
+        """Expected values, mean over the batches that were decoded.
+
+        Where `expects` (one boolean, or one per cell, ``(B, 1)``) is True, the total that the
+        model expects of a cell takes the place of `total`.
+        """
+        parts = []
+        for h in hidden:
+            expected = self.module.expected_total(h, modality)
+            if expected is None:
+                expected = total
+            else:
+                chosen = torch.as_tensor(expects, device=total.device)
+                expected = torch.where(chosen, expected, total)
+            parts.append(self.module.expected(h, modality, expected, mask))
+        return sum(parts) / len(parts)
 
     def impute(
         self,
@@ -113,8 +143,8 @@ class DecodeMixin(EncodeMixin):
 
         What was measured is kept as it is. What is missing (a whole modality of a cell, a feature
         outside of its batch's panel, an element masked by a layer) is decoded from everything the
-        cell has. Counts are imputed at the cell's own depth where it has the modality, at that of
-        an average reference cell where not.
+        cell has. Counts are imputed at the cell's own depth where it has the modality, at the
+        depth that the model expects of it (or else that of an average reference cell) where not.
 
         Parameters
         ----------
@@ -133,6 +163,14 @@ class DecodeMixin(EncodeMixin):
         -------
         New MuData with the features of the model, the columns of ``mdata.obs``, and in each
         modality's ``obs["imputed"]`` whether all its values were missing.
+
+        Examples
+        --------
+        >>> complete = model.impute()
+        >>> {name: complete[name].shape for name in complete.mod}
+        {'rna': (180, 100), 'protein': (180, 12), 'atac': (180, 150)}
+        >>> int(complete["protein"].obs["imputed"].sum())
+        60
         """
         wanted = self.modalities if modalities is None else list(modalities)
         for modality in wanted:
@@ -183,7 +221,7 @@ class DecodeMixin(EncodeMixin):
                     len(here), measured.shape[1], dtype=torch.bool, device=here.device
                 )
                 mask[here] = measured
-        mean = sum(module.expected(h, name, total, mask) for h in hidden) / len(hidden)
+        mean = self._mean_over(hidden, name, total, ~here[:, None], mask)
         if here.any():
             x = tensors[keys.values_key(name)].to_dense()
             mean[here] = x if measured is None else torch.where(measured, x, mean[here])

@@ -57,6 +57,12 @@ class EncodeMixin(AccessMixin):
         """Reconstruction loss by modality, mean over the cells that have it: lower is better.
 
         With `source`, the error of translating from these modalities.
+
+        Examples
+        --------
+        >>> errors = model.get_reconstruction_error(source="rna")
+        >>> sorted(errors)
+        ['protein', 'rna']
         """
         mdata, cells = self._cells(mdata, indices)
         total, count = dict.fromkeys(self.modalities, 0.0), dict.fromkeys(self.modalities, 0)

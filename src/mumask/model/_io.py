@@ -147,6 +147,11 @@ class SaveLoadMixin(BaseModelClass):
             Also save the MuData.
         **mudata_write_kwargs
             Passed to :meth:`mudata.MuData.write`.
+
+        Examples
+        --------
+        >>> model.save("reference")
+        >>> model.save("reference", overwrite=True)
         """
         target = Path(dir_path)
         if target.exists() and not overwrite:
@@ -214,6 +219,13 @@ class SaveLoadMixin(BaseModelClass):
         ------
         FileNotFoundError, ValueError
             If the file is not there, damaged, of another class or of a later version.
+
+        Examples
+        --------
+        >>> model.save("reference")
+        >>> again = type(model).load("reference", mdata)
+        >>> np.array_equal(again.predict(), model.predict())
+        True
         """
         _, _, device = parse_device_args(
             accelerator=accelerator,

@@ -61,6 +61,14 @@ class LabelsMixin(EncodeMixin):
         -------
         Categorical series by cell, or with `soft` a data frame of cells x classes. A cell without
         any source modality gets NaN and a warning.
+
+        Examples
+        --------
+        >>> labels = model.predict(source="rna", indices=mdata.obs["batch"] == "CITE-seq")
+        >>> len(labels), labels.name
+        (60, 'mumask_label')
+        >>> model.predict(soft=True).shape
+        (180, 3)
         """
         self._check_classifier()
         mdata, cells = self._cells(mdata, indices)
@@ -88,7 +96,14 @@ class LabelsMixin(EncodeMixin):
         source: str | Sequence[str] | None = None,
         batch_size: int | None = None,
     ) -> pd.Series:
-        """Entropy of the predicted probabilities over its maximum: 0 certain, 1 no idea."""
+        """Entropy of the predicted probabilities over its maximum: 0 certain, 1 no idea.
+
+        Examples
+        --------
+        >>> uncertainty = model.get_label_uncertainty()
+        >>> bool(uncertainty.between(0, 1).all())
+        True
+        """
         table = self.predict(mdata, indices, soft=True, source=source, batch_size=batch_size)
         p = table.to_numpy(dtype=np.float64)
         entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(axis=1) / np.log(p.shape[1])

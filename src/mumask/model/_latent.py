@@ -45,6 +45,14 @@ class LatentMixin(EncodeMixin):
         -------
         Means of shape ``(n_cells, n_latent)``, and variances if asked for. A cell without any
         source modality gets NaN and a warning.
+
+        Examples
+        --------
+        >>> mdata.obsm["X_mumask"] = model.get_latent_representation()
+        >>> mdata.obsm["X_mumask"].shape
+        (180, 20)
+        >>> from_rna = model.get_latent_representation(source="rna", indices=["CITE-seq_0"])
+        >>> mean, variance = model.get_latent_representation(return_dist=True)
         """
         mdata, cells = self._cells(mdata, indices)
         n = self.module.n_latent
@@ -66,6 +74,11 @@ class LatentMixin(EncodeMixin):
         """Evidence lower bound, mean over cells: higher is better.
 
         The reconstruction part is scaled to full panels, one term per modality that a cell has.
+
+        Examples
+        --------
+        >>> model.get_elbo() < 0
+        True
         """
         mdata, cells = self._cells(mdata, indices)
         total = 0.0

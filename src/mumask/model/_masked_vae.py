@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from mudata import MuData
 
 from mumask.data import keys
 from mumask.module import MaskedVAEModule
-from mumask.nn import ACTIVATIONS, SCHEDULES
+from mumask.nn import ACTIVATIONS, LIKELIHOODS, SCHEDULES, cell_entropy
 
-from ._calibration import CalibrationMixin
 from ._counterfactual import CounterfactualMixin
 from ._decode import DecodeMixin
 from ._differential import PosteriorDifferentialMixin
+from ._label_fitting import LabelFittingMixin
 from ._latent import LatentMixin
 from ._modality_specs import ModalitySpecsMixin
 from ._query import QueryMixin
@@ -37,11 +38,13 @@ PRESETS = {
         "weights": {"reconstruction": 5.0, "kl": 1.0, "prior": 1.0, "labels": 50.0},
         "standardize": False,
         "paper_outputs": True,
+        "label_head": False,
     }
 }
 DEFAULTS = {
     "prior": "clusters",
     "weights": {"reconstruction": 1.0, "kl": 0.5, "prior": 0.5, "labels": 50.0},
+    "label_head": True,
 }
 N_CLUSTERS = 20
 CHOICES = {
@@ -60,7 +63,7 @@ class MaskedVAE(
     CounterfactualMixin,
     LatentMixin,
     DecodeMixin,
-    CalibrationMixin,
+    LabelFittingMixin,
 ):
     """Masked variational autoencoder for mosaics of modalities (inClust+).
 
@@ -93,7 +96,10 @@ class MaskedVAE(
         By modality, features that no encoder may see; they are reconstructed for every cell and
         enter the loss where they were measured.
     modality_weights
-        Weight of each modality's reconstruction loss; 1 by default.
+        Weight of each modality's reconstruction loss, which is a sum over features. By default
+        (and 1 with the preset) the square root of the largest entropy of an average cell in any
+        modality over the entropy in this one: half-way between features that count alike, where a
+        dozen proteins are lost beside thousands of genes, and modalities that count alike.
     preset
         ``"inclust+"`` for the configuration of the paper; arguments given explicitly go first.
     **module_kwargs
@@ -106,7 +112,7 @@ class MaskedVAE(
 
     Examples
     --------
-    >>> mdata = mumask.datasets.simulate_mosaic()
+    >>> mdata = mumask.datasets.simulate_mosaic(100)
     >>> mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch")
     >>> model = mumask.MaskedVAE(mdata)
     >>> model.train()
@@ -153,8 +159,12 @@ class MaskedVAE(
             value = options.get(name)
             if isinstance(value, str) and value not in choices:
                 raise ValueError(f"`{name}`: {value!r} is unknown; choose from {list(choices)}.")
+        if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
+            options["label_head"] = False  # clusters have nothing that a head could learn
+        weights = {} if preset else self._balanced_weights()
+        weights |= dict(modality_weights or {})
         self.module = self._module_cls(
-            self._modality_specs(held_out or {}, modality_weights or {}),
+            self._modality_specs(held_out or {}, weights),
             n_categories=self._n_categories(),
             n_continuous=self.summary_stats.get(f"n_{keys.CONT_COVS}", 0),
             n_classes=self._n_classes(n_clusters, options.get("prior")),
@@ -166,6 +176,15 @@ class MaskedVAE(
             f"preset {preset}."
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _balanced_weights(self) -> dict[str, float]:
+        """Weights half-way to modalities that count alike in an average cell; the least is 1."""
+        entropy = {}
+        for modality in self.modalities:
+            state = self._state(keys.values_key(modality))
+            mean = np.asarray(state["profile"]) * float(state["total"])
+            entropy[modality] = cell_entropy(LIKELIHOODS[state["likelihood"]].support, mean)
+        return {m: (max(entropy.values()) / value) ** 0.5 for m, value in entropy.items()}
 
     def _n_classes(self, n_clusters: int | None, prior: str | None) -> int:
         n_labels = self.summary_stats.get(f"n_{keys.LABELS}", 0)

@@ -66,6 +66,12 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         Returns
         -------
         The reduced MuData, with features in the order of the reference; None if `inplace`.
+
+        Examples
+        --------
+        >>> small = type(model).prepare_query_mudata(mdata, model)
+        >>> list(small.mod)
+        ['rna', 'protein', 'atac']
         """
         registry = cls._reference(reference_model)["registry"]
         parts: dict[str, AnnData] = {}
@@ -128,6 +134,16 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         ----------
         Lotfollahi et al., Mapping single-cell data to reference atlases by transfer learning,
         Nature Biotechnology 40 (2022).
+
+        Examples
+        --------
+        >>> query = mumask.datasets.simulate_mosaic(
+        ...     20, {"new": ("rna",)}, n_features={"rna": 100}, n_cell_types=3, seed=1
+        ... )
+        >>> mapped = type(model).load_query_data(query, model)
+        >>> query.obsm["X_mumask"] = mapped.get_latent_representation()
+        >>> mapped.get_normalized_expression(modality="protein").shape
+        (20, 12)
         """
         reference = cls._reference(reference_model)
         registry, attributes = reference["registry"], reference["attributes"]

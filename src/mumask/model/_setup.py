@@ -29,7 +29,14 @@ class SetupMixin(BaseModelClass):
 
     @classmethod
     def setup_anndata(cls, adata, **kwargs) -> None:
-        """Not available: one modality is a MuData with one modality."""
+        """Not available: one modality is a MuData with one modality.
+
+        Examples
+        --------
+        >>> mumask.MaskedVAE.setup_anndata(mdata["rna"])
+        Traceback (most recent call last):
+        TypeError: MaskedVAE takes MuData. Wrap the AnnData...
+        """
         raise TypeError(
             f"{cls.__name__} takes MuData. Wrap the AnnData, mdata = mudata.MuData({{'rna': adata}}), "
             f"and call {cls.__name__}.setup_mudata(mdata, ...)."
@@ -92,6 +99,12 @@ class SetupMixin(BaseModelClass):
             If a key or layer is not there.
         ValueError
             If cells or values are not usable; the message says which and what to do.
+
+        Examples
+        --------
+        >>> mumask.MaskedVAE.setup_mudata(
+        ...     mdata, likelihoods={"atac": "bernoulli"}, batch_key="batch", labels_key="cell_type"
+        ... )
         """
         registry = kwargs.pop("source_registry", None)
         transfer = kwargs

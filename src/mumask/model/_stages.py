@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from mumask.data import keys, presence
+from mumask.data import MosaicSplitter, keys, presence
 from mumask.train import AutoencoderTrainingPlan
 
 from ._calibration import CalibrationMixin
-from ._training import default_epochs
+from ._training import allow_unused_weights, default_epochs
 
 # Steps of masked training; starting at the principal axes, more did not help.
 STEPS = 540
@@ -31,6 +31,7 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
     """``train`` (stage 1) and ``finetune`` (stages 2 and 3)."""
 
     _training_plan_cls = AutoencoderTrainingPlan
+    _data_splitter_cls = MosaicSplitter
 
     def train(self, max_epochs: int | None = None, batch_size: int = 64, **kwargs):
         """Stage 1: reconstruct hidden tokens. Labels are not used.
@@ -172,6 +173,7 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
             self.module.eval()
             return None
         kwargs.setdefault("gradient_clip_val", 1.0)
+        allow_unused_weights(kwargs)
         self.module.train()
         return UnsupervisedTrainingMixin.train(
             self, max_epochs=max_epochs, batch_size=batch_size, **kwargs

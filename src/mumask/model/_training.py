@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from mumask.data import keys
+from mumask.data import MosaicSplitter, keys
 from mumask.nn import SCHEDULES
 from mumask.train import MaskedTrainingPlan
 
@@ -26,10 +26,17 @@ def default_epochs(
     return min(MAX_EPOCHS, max(at_least, ceil(steps / ceil(n_cells / batch_size))))
 
 
+def allow_unused_weights(kwargs: dict) -> None:
+    """With several processes, the minibatch of one may lack a modality that another one has."""
+    if kwargs.get("strategy") in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):
+        kwargs["strategy"] += "_find_unused_parameters_true"
+
+
 class MaskedTrainingMixin(UnsupervisedTrainingMixin):
     """``train`` with masks."""
 
     _training_plan_cls = MaskedTrainingPlan
+    _data_splitter_cls = MosaicSplitter
 
     def train(
         self,
@@ -62,6 +69,14 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             the other cells: early stopping, validation, the calibration of labels; else 1),
             `validation_size`, `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever
             the trainer takes.
+
+        Examples
+        --------
+        >>> mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch")
+        >>> model = mumask.MaskedVAE(mdata, n_latent=10)
+        >>> model.train(max_epochs=2, schedule="pairs", enable_progress_bar=False)
+        >>> model.is_trained
+        True
         """
         self._check_trainable()
         for argument, masks in (("input_masks", input_masks), ("output_masks", output_masks)):
@@ -75,7 +90,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
-        held_back = kwargs.get("early_stopping") or kwargs.get("check_val_every_n_epoch")
+        looking = ("early_stopping", "check_val_every_n_epoch", "enable_checkpointing")
+        held_back = any(kwargs.get(name) for name in looking)
         if not held_back and keys.LABELS not in self.registry_["field_registries"]:
             # Nothing would look at held-out cells; labels are calibrated on them.
             kwargs.setdefault("train_size", 1.0)
@@ -84,6 +100,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         if not self.is_trained:  # later training, and queries, keep the scale of the reference
             cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:SCALE_CELLS]
             self.module.fit_inputs(self._minibatches(self.adata, cells, None))
+        allow_unused_weights(kwargs)
         before = self.module.schedule
         self.module.schedule = schedule or before
         self.module.input_masks = dict(input_masks or {})
@@ -95,5 +112,6 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             self.module.schedule = before
             self.module.input_masks, self.module.output_masks = {}, {}
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
+            self._fit_label_head()
             self._calibrate()
         return runner

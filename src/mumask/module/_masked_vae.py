@@ -16,9 +16,11 @@ from mumask.nn import (
     SCHEDULES,
     ClusterPrior,
     Covariates,
+    FittedHead,
     InputTransform,
     MosaicDecoder,
     MosaicEncoder,
+    TotalHead,
     as_dense,
     both,
     check_schedule,
@@ -31,6 +33,16 @@ from mumask.nn import (
 
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
+
+# Parts that models saved before they existed lack.
+LATER_PARTS = ("totals.", "label_head.")
+
+
+def _add_later_parts(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+    """Weights that an older file lacks start as in a new model."""
+    for name, value in module.state_dict().items():
+        if name.startswith(LATER_PARTS):
+            state_dict.setdefault(f"{prefix}{name}", value)
 
 
 class MaskedVAEModule(MosaicBatch, BaseModuleClass):
@@ -69,6 +81,9 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         Centre and scale the features before the encoder; see :class:`mumask.nn.InputTransform`.
     paper_outputs
         Gaussian modalities as in the paper: rectified mean, squared error.
+    label_head
+        Room for a :class:`mumask.nn.FittedHead`; once fitted, it gives the logits outside of
+        training in place of the classifier.
     """
 
     def __init__(
@@ -92,6 +107,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         weights: Mapping[str, float] | None = None,
         standardize: bool = True,
         paper_outputs: bool = False,
+        label_head: bool = False,
     ):
         super().__init__()
         self.names = list(modalities)
@@ -130,6 +146,13 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
         n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
         self.decoder = MosaicDecoder(n_outputs, **shape)
+        self.totals = nn.ModuleDict(
+            {
+                name: TotalHead(n_hidden, spec.total)
+                for name, spec in modalities.items()
+                if self.likelihoods[name].support == "count"
+            }
+        )
         self.latent_covariates = self.encoder_covariates = self.decoder_covariates = None
         if self.sign:
             self.latent_covariates = Covariates(n_categories, n_continuous, n_latent)
@@ -139,6 +162,8 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             self.decoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
         self.prior = ClusterPrior(n_classes, n_latent) if prior == "clusters" else None
+        self.label_head = FittedHead(n_latent, n_classes) if label_head and n_classes else None
+        self.register_load_state_dict_pre_hook(_add_later_parts)
 
     # Masks
 
@@ -223,6 +248,8 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         if self.latent_covariates is not None:  # clustering, steps 3 and 4
             corrected = mean + self.sign * self.latent_covariates(**covariates)
         logits = None if self.classifier is None else self.classifier(corrected)  # step 5
+        if self.label_head is not None and self.label_head.fitted and not self.training:
+            logits = self.label_head(corrected)
         return {
             "mean": mean,
             "log_var": log_var,
@@ -253,12 +280,26 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
                 mask = both(
                     self.measured(tensors, name), self._users_mask(self.output_masks, x, name)
                 )
-                raw = self.decoder.raw(hidden[rows], name)
-                nll = self.likelihoods[name].nll(raw, x, mask)
+                everyone = len(rows) == len(hidden)
+                having = hidden if everyone else hidden.index_select(0, rows)
+                nll = self.likelihoods[name].nll(self.decoder.raw(having, name), x, mask)
                 nll = mean_unmasked(nll, mask, self.n_features[name]) * target[rows, column]
-                loss = loss.index_add(0, rows, nll)
+                loss = nll if everyone else loss.index_add(0, rows, nll)
             losses[name] = loss
         return losses
+
+    def totals_loss(self, tensors, hidden: torch.Tensor) -> torch.Tensor:
+        """Loss of the heads that expect totals; it has no gradient beyond them."""
+        loss = hidden.new_zeros(())
+        for name, head in self.totals.items():
+            rows = self.rows_of(tensors, name)
+            if len(rows):
+                total, measured = self.measured_total(tensors, name), self.measured(tensors, name)
+                if measured is not None:  # what the cell would have on a full panel
+                    share = (measured * self.transforms[name].profile).sum(dim=1, keepdim=True)
+                    total = total / share.clamp(min=1e-3)
+                loss = loss + head.nll(hidden[rows], total)
+        return loss
 
     def loss(self, tensors, inference_outputs, generative_outputs, kl_weight: float = 1.0):
         """Weighted sum of reconstruction, KL, prior and classification terms."""
@@ -275,7 +316,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             }
         weighted = sum(self.modality_weights[m] * loss for m, loss in losses.items())
         loss = self.weights["reconstruction"] * weighted + kl_weight * sum(kl.values())
-        loss = loss.mean()
+        loss = loss.mean() + self.totals_loss(tensors, generative_outputs["hidden"])
         extra = {}
         if keys.LABELS in tensors and out["logits"] is not None:
             labels = tensors[keys.LABELS].squeeze(1)
@@ -297,6 +338,10 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         if self.latent_covariates is None:
             return corrected
         return corrected - self.sign * self.latent_covariates(**covariates)
+
+    def expected_total(self, hidden: torch.Tensor, modality: str) -> torch.Tensor | None:
+        """Total of all features that cells of this state have, ``(B, 1)``; None without counts."""
+        return self.totals[modality](hidden) if modality in self.totals else None
 
     def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:
         """Expected values of one modality, shape ``(B, n_features)``, for totals ``(B, 1)``."""

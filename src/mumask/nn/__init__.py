@@ -1,6 +1,8 @@
 """Networks, masks, priors and likelihoods: tensors in, tensors out."""
 
+from ._balance import cell_entropy
 from ._covariates import Covariates, GrowingEmbedding
+from ._fitted_head import FittedHead
 from ._layers import ACTIVATIONS
 from ._likelihoods import LIKELIHOODS
 from ._masks import (
@@ -14,6 +16,7 @@ from ._masks import (
 )
 from ._mosaic_coder import MosaicDecoder, MosaicEncoder
 from ._priors import ClusterPrior, kl_standard, kl_to_uniform, label_loss
+from ._totals import TotalHead
 from ._values import InputTransform, as_dense, nonzeros, row_sums
 
 __all__ = [
@@ -22,12 +25,15 @@ __all__ = [
     "SCHEDULES",
     "ClusterPrior",
     "Covariates",
+    "FittedHead",
     "GrowingEmbedding",
     "InputTransform",
     "MosaicDecoder",
     "MosaicEncoder",
+    "TotalHead",
     "as_dense",
     "both",
+    "cell_entropy",
     "check_schedule",
     "joint_schedule",
     "kl_standard",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 # Below this, a count's part of the loss is looked up in a table of counts by features.
-SMALL = 16
+SMALL = 8
 
 
 def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,12 +29,6 @@ def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return gammas, slopes
 
 
-def _look_up(table, of_large, columns, counts, large) -> torch.Tensor:
-    """Entries of the small counts, and the values `of_large` of the others."""
-    at = counts.clamp(max=SMALL - 1).long() * table.shape[1] + columns
-    return table.view(-1).index_select(0, at).index_copy_(0, large, of_large)
-
-
 class NegativeBinomialLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of counts with mean ``total * softmax(raw)``.
 
@@ -50,7 +44,7 @@ class NegativeBinomialLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, raw, total, log_theta, rows, columns, counts):
         """Cost of every cell."""
-        theta = log_theta.exp()
+        raw, theta = raw.to(log_theta.dtype), log_theta.exp()  # in full precision, always
         share = torch.softmax(raw, dim=1)
         r = torch.mul(share, total).mul_(log_theta.neg().exp_())
         log1p_r = r.log1p()
@@ -59,27 +53,28 @@ class NegativeBinomialLoss(torch.autograd.Function):
         offset = share.amax(dim=1).log() - raw.amax(dim=1) + total.squeeze(1).log()
         flat = rows * raw.shape[1] + columns
         log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
-        positive = counts * (log1p_r.view(-1).index_select(0, flat) - log_mu)
-
-        large = (counts >= SMALL).nonzero().squeeze(1)
-        x, at = counts.index_select(0, large), columns.index_select(0, large)
-        theta_at = theta.index_select(0, at)
+        positive = log1p_r.view(-1).index_select(0, flat).sub_(log_mu).mul_(counts)
         gammas, slopes = _tables(theta)
+        large = (counts >= SMALL).nonzero().squeeze(1)
+        x, feature = counts.index_select(0, large), columns.index_select(0, large)
+        theta_at, log_theta_at = theta.index_select(0, feature), log_theta.index_select(0, feature)
+        looked_up = counts.clamp(max=SMALL - 1).long().mul_(len(theta)).add_(columns)
         of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
-        of_large += x * log_theta.index_select(0, at)
-        positive += _look_up(gammas, of_large, columns, counts, large)
+        of_large += x * log_theta_at
+        gamma = gammas.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
         slope = None
         if ctx.needs_input_grad[2]:
             of_large = theta_at * (torch.digamma(theta_at) - torch.digamma(x + theta_at))
-            slope = _look_up(slopes, of_large, columns, counts, large)
+            slope = slopes.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
         ctx.save_for_backward(share, r, log1p_r, theta, rows, columns, flat, counts, slope)
-        return cost.scatter_add_(0, rows, positive)
+        return cost.scatter_add_(0, rows, positive.add_(gamma))
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw` and to `log_theta`."""
         share, r, log1p_r, theta, rows, columns, flat, counts, slope = ctx.saved_tensors
-        full = r.div(r + 1)  # r / (1 + r)
+        full = r + 1
+        torch.div(r, full, out=full)  # r / (1 + r)
         rest_at = (1 - full.view(-1).index_select(0, flat)) * counts
 
         grad_theta = grad_raw = None
@@ -106,15 +101,18 @@ class BernoulliLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, raw, rows, columns):
         """Cost of every cell, shape ``(n,)``."""
+        raw = raw.float() if raw.dtype.itemsize < 4 else raw  # in full precision, always
         flat = rows * raw.shape[1] + columns
-        ctx.save_for_backward(raw, flat)
-        cost = torch.nn.functional.softplus(raw).sum(dim=1)
+        open_ = torch.sigmoid(raw)
+        ctx.save_for_backward(open_, flat)
+        # log(1 + e^raw) is -log(1 - open), or raw - log(open) where that is the larger one
+        certain = torch.maximum(open_, 1 - open_)
+        cost = raw.clamp(min=0).sum(dim=1) - certain.log_().sum(dim=1)
         return cost.scatter_add_(0, rows, raw.reshape(-1).index_select(0, flat).neg_())
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw`."""
-        raw, flat = ctx.saved_tensors
-        slope = torch.sigmoid(raw)
-        slope.view(-1).scatter_add_(0, flat, slope.new_full((len(flat),), -1.0))
-        return slope.mul_(grad.unsqueeze(1)), None, None
+        open_, flat = ctx.saved_tensors
+        slope = open_.view(-1).scatter_add(0, flat, open_.new_full((len(flat),), -1.0))
+        return slope.view_as(open_).mul_(grad.unsqueeze(1)), None, None

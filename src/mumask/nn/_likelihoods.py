@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._fused_losses import BernoulliLoss, NegativeBinomialLoss
-from ._values import as_dense, nonzeros, row_sums
+from ._values import as_dense, nonzeros, row_sums, sum_by_row
 
 
 def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -83,14 +83,16 @@ class NegativeBinomial(CountLikelihood):
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
     def nll(self, raw, x, mask=None):
-        total = row_sums(x, mask).clamp(min=1.0)
         rows, columns, values = nonzeros(x)
-        if mask is None:
-            return NegativeBinomialLoss.apply(raw, total, self.log_theta, rows, columns, values)
-        seen = mask[rows, columns]
-        at = (rows[seen], columns[seen], values[seen])
-        cost = NegativeBinomialLoss.apply(_hide(raw, mask), total, self.log_theta, *at)
-        return cost * mask.any(dim=1)
+        if mask is not None:
+            seen = mask[rows, columns]
+            rows, columns, values = rows[seen], columns[seen], values[seen]
+        total = sum_by_row(values, rows, len(raw)).clamp(min=1.0)
+        with torch.autocast(raw.device.type, enabled=False):
+            cost = NegativeBinomialLoss.apply(
+                _hide(raw, mask), total, self.log_theta, rows, columns, values
+            )
+        return cost if mask is None else cost * mask.any(dim=1)
 
     def _nll_of_zero(self, log_mu: torch.Tensor) -> torch.Tensor:
         """``theta log(1 + mu / theta)``: all that a zero count costs."""

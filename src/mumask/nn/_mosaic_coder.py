@@ -77,8 +77,9 @@ class MosaicEncoder(nn.Module):
             cells = presence[:, column].nonzero().squeeze(1)
             if len(cells):
                 part = layer(*inputs[modality])
-                part = part * source[cells, column].unsqueeze(1)
-                summed = summed.index_add(0, cells, part.to(summed.dtype))
+                part = (part * source[cells, column].unsqueeze(1)).to(summed.dtype)
+                everyone = len(cells) == len(presence)
+                summed = summed + part if everyone else summed.index_add(0, cells, part)
         if self.average:
             summed = summed / source.sum(dim=1, keepdim=True).clamp(min=1)
         if condition is not None:

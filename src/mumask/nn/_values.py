@@ -166,7 +166,8 @@ class FirstLayer(nn.Module):
             return x @ self.weight + bias
         same = None if offset is None or offset.ndim > 1 else offset
         by_cell = None if offset is None or offset.ndim == 1 else offset
-        product = SparseProduct.apply(
-            x.crow_indices(), x.col_indices(), x.values(), same, self.weight
-        )
+        with torch.autocast(x.device.type, enabled=False):
+            product = SparseProduct.apply(
+                x.crow_indices(), x.col_indices(), x.values(), same, self.weight
+            )
         return product + (self.bias if by_cell is None else self.bias - by_cell @ self.weight)

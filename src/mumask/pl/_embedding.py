@@ -48,6 +48,13 @@ def embedding_panels(
     Returns
     -------
     List of matplotlib Axes, row by row.
+
+    Examples
+    --------
+    >>> latent = model.get_latent_representation()
+    >>> axes = mumask.pl.embedding_panels(latent[:, :2], latent[:, 2:4], mdata, color="batch")
+    >>> [ax.get_title() for ax in axes]
+    ['before', 'after']
     """
     obs = data if isinstance(data, pd.DataFrame) else data.obs
     color = [color] if isinstance(color, str) else list(color)

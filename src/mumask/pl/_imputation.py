@@ -37,6 +37,13 @@ def measured_vs_imputed(
     Returns
     -------
     List of matplotlib Axes: the correlations, then one per feature.
+
+    Examples
+    --------
+    >>> decoded = model.get_normalized_expression(modality="protein")
+    >>> axes = mumask.pl.measured_vs_imputed(mdata["protein"], decoded, ["protein0"], log1p=True)
+    >>> axes[0].get_xlabel()
+    'Pearson correlation'
     """
     measured, imputed = _matched(measured, imputed)
     if log1p:

@@ -28,6 +28,12 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
     Returns
     -------
     The matplotlib Axes.
+
+    Examples
+    --------
+    >>> ax = mumask.pl.confusion(mdata.obs["cell_type"], model.predict())
+    >>> ax.get_xlabel()
+    'predicted'
     """
     true, predicted = _labels(true), _labels(predicted)
     if len(true) != len(predicted):

@@ -41,6 +41,12 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     Returns
     -------
     The matplotlib Axes.
+
+    Examples
+    --------
+    >>> ax = mumask.pl.mosaic(mdata, batch_key="batch")
+    >>> [tick.get_text().split()[0] for tick in ax.get_yticklabels()]
+    ['CITE-seq', 'ASAP-seq', 'RNA-only']
     """
     modalities = list(mdata.mod)
     rows = _rows(mdata, batch_key)

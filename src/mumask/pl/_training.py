@@ -41,6 +41,12 @@ def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=No
     ------
     ValueError
         If the model is not trained or a key was not logged.
+
+    Examples
+    --------
+    >>> axes = mumask.pl.training_curves(model, keys=["loss"])
+    >>> axes[0].get_title()
+    'loss'
     """
     history = getattr(model_or_history, "history", model_or_history)
     if not history:

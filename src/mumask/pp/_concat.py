@@ -61,8 +61,16 @@ def concat_batches(
 
     Examples
     --------
-    >>> mdata = concat_batches({"cite": {"rna": rna, "protein": protein}, "merfish": spatial})
-    >>> mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch", panels=mumask.pp.panels(mdata))
+    One CITE-seq run, and a targeted assay that measured 30 of its genes:
+
+    >>> cite = {name: mdata[name].copy() for name in ("rna", "protein")}
+    >>> targeted = mdata["rna"][:40, :30].copy()
+    >>> joined = mumask.pp.concat_batches({"cite": cite, "merfish": targeted})
+    >>> joined["rna"].shape
+    (160, 100)
+    >>> joined["rna"].varm["measured"].sum().to_dict()
+    {'cite': 100, 'merfish': 30}
+    >>> mumask.MaskedVAE.setup_mudata(joined, batch_key="batch", panels=mumask.pp.panels(joined))
     """
     parts = {str(name): _modalities(value, modality) for name, value in batches.items()}
     if not parts:

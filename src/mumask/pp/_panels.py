@@ -31,7 +31,7 @@ def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str
     Examples
     --------
     >>> mdata = mumask.datasets.simulate_mosaic(50, panels={"RNA-only": {"rna": 0.5}})
-    >>> len(panels(mdata)["rna"]["RNA-only"])
+    >>> len(mumask.pp.panels(mdata)["rna"]["RNA-only"])
     500
     """
     found = {}

@@ -48,6 +48,12 @@ def prepare(
     Returns
     -------
     New MuData, or None with `inplace`. A cell that lost its last modality is gone.
+
+    Examples
+    --------
+    >>> ready = mumask.pp.prepare(mdata, batch_key="batch", n_top_genes=50, n_top_peaks=100)
+    >>> {name: ready[name].n_vars for name in ready.mod}
+    {'rna': 50, 'protein': 12, 'atac': 100}
     """
     limits = {"rna": n_top_genes, "atac": n_top_peaks}
     changed = {}

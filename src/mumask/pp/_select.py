@@ -56,6 +56,12 @@ def select_features(
     Returns
     -------
     New MuData, or None with `inplace`.
+
+    Examples
+    --------
+    >>> chosen = mumask.pp.select_features(mdata, "rna", n_top=40, batch_key="batch")
+    >>> chosen["rna"].n_vars, mdata["rna"].n_vars
+    (40, 100)
     """
     adata = get_modality(mdata, modality, layer)
     if n_top < 1:

@@ -35,6 +35,12 @@ def binarize(
     Notes
     -----
     Sparse stays sparse. Values that are not finite or negative are an error.
+
+    Examples
+    --------
+    >>> mumask.pp.binarize(mdata, "atac", to_layer="binary")
+    >>> float(mdata["atac"].layers["binary"].max())
+    1.0
     """
     adata = get_modality(mdata, modality, layer)
     values = _copy(adata, layer)
@@ -76,6 +82,13 @@ def lognorm(
         Layer to write.
     target_sum
         Total of every cell before the logarithm.
+
+    Examples
+    --------
+    >>> mumask.pp.lognorm(mdata, "rna", target_sum=1e4)
+    >>> total = np.expm1(mdata["rna"].layers["lognorm"].toarray()).sum(axis=1)
+    >>> bool(np.allclose(total, 1e4, rtol=1e-3))
+    True
     """
     adata = get_modality(mdata, modality, layer)
     shell = AnnData(_copy(adata, layer, float_values=True))
@@ -108,6 +121,12 @@ def clr(
         0 centres each protein over the cells, 1 each cell over its proteins. With panels that
         differ between batches take 1: zeros of a batch that did not measure a protein would
         enter the mean over cells.
+
+    Examples
+    --------
+    >>> mumask.pp.clr(mdata, "protein")
+    >>> mdata["protein"].layers["clr"].shape == mdata["protein"].shape
+    True
     """
     adata = get_modality(mdata, modality, layer)
     values = _copy(adata, layer, float_values=True)
@@ -140,6 +159,12 @@ def tfidf(
         Layer to write.
     **kwargs
         Passed to :func:`muon.atac.pp.tfidf`, such as `log_tf`, `log_idf`, `scale_factor`.
+
+    Examples
+    --------
+    >>> mumask.pp.tfidf(mdata, "atac")
+    >>> bool(mdata["atac"].layers["tfidf"].max() > 0)
+    True
     """
     adata = get_modality(mdata, modality, layer)
     shell = AnnData(_copy(adata, layer, float_values=True))

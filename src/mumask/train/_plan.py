@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from scvi.train import TrainingPlan
 
+from mumask.data import keys
+
 from ._epoch_means import EpochMeans
 
 
@@ -59,6 +61,11 @@ class MaskedTrainingPlan(TrainingPlan):
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
 
+    def on_fit_start(self):
+        """See once who listens."""
+        names = [type(callback).__name__ for callback in self.trainer.callbacks]
+        self._is_tuned_by_scib = any("Scib" in name for name in names)
+
     def training_step(self, batch, batch_idx):
         """One step on one minibatch."""
         loss = self._losses(batch, "train")
@@ -81,16 +88,22 @@ class MaskedTrainingPlan(TrainingPlan):
     def _losses(self, batch, mode: str) -> torch.Tensor:
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
-        _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        out, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
         self._means[mode].add(losses)
+        if self._is_tuned_by_scib:
+            # scvi.autotune scores latent vectors of the epoch; without labels there is one type
+            labels = batch.get(keys.LABELS, torch.zeros_like(batch[keys.BATCH]))
+            cells = {"z": out["corrected"], "batch": batch[keys.BATCH], "labels": labels}
+            self.prepare_scib_autotune(cells, "training" if mode == "train" else mode)
         return losses.loss
 
     def _log_means(self, mode: str) -> None:
-        sum_up = lambda numbers: self.trainer.strategy.reduce(numbers, reduce_op="sum")  # noqa: E731
+        sum_up = lambda numbers: self.trainer.strategy.reduce(numbers, reduce_op="sum")
         means = self._means[mode].take(sum_up)
         if not means:
             return
         once = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        once["sync_dist"] = self.trainer.world_size > 1  # Lightning asks for it
         self.log(f"{mode}_loss", means.pop("loss"), prog_bar=mode == "train", **once)
         self.log_dict({f"{name}_{mode}": value for name, value in means.items()}, **once)
         if mode == "train" and "kl_weight" in self.loss_kwargs:

@@ -1,0 +1,129 @@
+"""The methods: ours, published peers and plain baselines.
+
+A method is a function ``(problem, job) -> outputs`` in a file of this folder, and an entry here.
+Outputs, in the order of the cells of the problem (or of its query):
+
+- ``latent``: cells x dimensions; or ``graph``: a neighbour graph, where there is no latent space;
+- ``labels``, ``query_labels``: names;
+- a modality's name: what was predicted of ``problem.targets``, cells x features: RNA as log1p of
+  counts, protein as centred log-ratio (:func:`benchmarks.problem.clr`), ATAC as probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry.
+
+    Attributes
+    ----------
+    name
+        Name in the tables.
+    function
+        ``"file:function"`` in this folder.
+    tasks
+        Tasks it takes part in.
+    group
+        ``"ours"``, ``"peer"`` or ``"baseline"``.
+    package
+        Distribution whose version is recorded.
+    environment
+        Name of a file in ``benchmarks/environments``; None for the present environment.
+    settings
+        Arguments that make it another method than its package's defaults.
+    deterministic
+        One seed says it all, unless the seed changes the task's data.
+    on_request
+        Runs only when it is named.
+    notes
+        Remarks for the report, by task.
+    """
+
+    name: str
+    function: str
+    tasks: tuple[str, ...]
+    group: str
+    package: str
+    environment: str | None = None
+    settings: dict = field(default_factory=dict)
+    deterministic: bool = False
+    on_request: bool = False
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+ALL = ("T1", "T1b", "T2", "T3", "T4", "T4b", "T5", "T5b")
+CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
+
+
+def _ours(name: str, file: str, tasks=ALL, **kwargs) -> Method:
+    return Method(name, f"{file}:run", tasks, "ours", "mumask", **kwargs)
+
+
+def _peer(name: str, function: str, *tasks: str, package: str = "scvi-tools", **kwargs) -> Method:
+    return Method(name, function, tasks, "peer", package, **kwargs)
+
+
+def _plain(name: str, function: str, *tasks: str, **kwargs) -> Method:
+    return Method(name, function, tasks, "baseline", "scikit-learn", deterministic=True, **kwargs)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        _ours("MaskedVAE", "masked_vae"),
+        _ours("MaskedVAE inclust+", "masked_vae", settings={"model": {"preset": "inclust+"}}),
+        _ours("CrossAttentionMAE", "cross_attention_mae"),
+        _ours(
+            "CrossAttentionMAE scmmae",
+            "cross_attention_mae",
+            settings={"model": {"preset": "scmmae"}},
+            on_request=True,
+        ),
+        _peer("totalVI", "totalvi:totalvi", "T1", "T2", "T3"),
+        _peer("totalANVI", "totalvi:totalanvi", "T1b"),
+        _peer("scANVI", "scanvi:run", "T1b"),
+        _peer("MULTIVI", "multivi:run", "T2", "T4", "T4b"),
+        _peer("gimVI", "gimvi:run", "T5", "T5b"),
+        _peer("Tangram", "tangram:run", "T5", "T5b", environment="tangram"),
+        _peer("MIDAS", "midas:run", "T1", "T2", package="scmidas", environment="midas"),
+        _peer("MOFA+", "mofa:run", "T1", "T4", package="mofapy2", environment="mofa"),
+        _peer("WNN", "wnn:run", "T1", "T4", package="muon", notes=CIRCULAR),
+        _peer("Harmony", "harmony:run", "T4", package="harmonypy", environment="harmony"),
+        _peer("uniPort", "uniport:run", "T5", "T5b", package="uniport", environment="uniport"),
+        _peer("scMoMaT", "scmomat:run", "T2", "T4", package="scmomat", environment="scmomat"),
+        _peer("sciPENN", "scipenn:run", "T3", package="sciPENN", environment="scipenn"),
+        _plain("PCA concat", "baselines:pca_concat", "T1", "T4"),
+        _plain("PCA RNA", "baselines:pca_rna", "T1", "T4"),
+        _plain("LSI ATAC", "baselines:lsi_atac", "T4"),
+        _plain("CCA bridge", "baselines:cca_bridge", "T2", "T4b"),
+        _plain("logistic regression", "baselines:logistic", "T1b", "T3"),
+        _plain("kNN", "baselines:knn", "T1b", "T3", "T4b", "T5", "T5b"),
+        _plain("kNN at depth", "baselines:knn_depth", "T5", "T5b"),
+        _plain("depth alone", "baselines:depth", "T5", "T5b"),
+        _plain("ridge", "baselines:ridge", "T3", "T4b", "T5", "T5b"),
+    )
+}
+GROUPS = ("ours", "peer", "baseline")
+
+
+def choose(names: list[str], task: str) -> list[Method]:
+    """Methods by name or group (``"ours"``, ``"peer"``, ``"baseline"``, ``"all"``) for a task.
+
+    Raises
+    ------
+    KeyError
+        If a name is unknown; the message lists what there is.
+    """
+    chosen = []
+    for name in names:
+        if name in (*GROUPS, "all"):
+            members = [m for m in METHODS.values() if name in (m.group, "all") and not m.on_request]
+        elif name in METHODS:
+            members = [METHODS[name]]
+        else:
+            raise KeyError(f"no method {name!r}; there are {[*GROUPS, 'all', *METHODS]}")
+        chosen += [m for m in members if task in m.tasks and m not in chosen]
+    return chosen

@@ -1,0 +1,86 @@
+"""What our models share: how a problem becomes a MuData, and the questions asked of a model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import mumask
+from benchmarks.problem import UNKNOWN, clr
+
+REFERENCE, QUERY = "reference", "query"
+
+
+def prepare(problem, job):
+    """MuData and arguments of ``setup_mudata``.
+
+    Genes measured in one data set only (T5, T5b): both go into one modality, each with its panel.
+    """
+    if "rna" in problem.targets and problem.query is not None:
+        mdata = mumask.pp.concat_batches(
+            {
+                REFERENCE: problem.block("rna").to_anndata(),
+                QUERY: _query_with_counts(problem).to_anndata(),
+            },
+            modality="rna",
+        )
+        return mdata, {"batch_key": "batch", "panels": mumask.pp.panels(mdata)}
+    mdata = problem.to_mudata()
+    if n_genes := job.settings.get("n_genes"):
+        mdata = mumask.pp.select_features(mdata, "rna", n_top=n_genes)
+    setup = {"batch_key": "batch"} if problem.obs["batch"].nunique() > 1 else {}
+    if "label" in problem.obs:
+        setup |= {"labels_key": "label", "unlabeled_category": UNKNOWN}
+    return mdata, setup
+
+
+def _query_with_counts(problem):
+    """The query less cells without any count, which setup_mudata would refuse."""
+    block = problem.query.block("rna")
+    counted = np.asarray(block.values.sum(1)).ravel() > 0
+    return block.subset(cells=block.cells[counted])
+
+
+def answers(problem, job, model, mdata):
+    """Everything the task asks for."""
+    outputs = {}
+    if "latent" in problem.asks:
+        outputs["latent"] = model.get_latent_representation()
+    if "labels" in problem.asks:
+        outputs["labels"] = model.predict().to_numpy(str)
+    if problem.query is None:
+        for name, features in problem.targets.items():
+            outputs[name] = _translated(problem, model, name, features)
+        return outputs
+    if "rna" in problem.targets:
+        return {**outputs, "rna": _imputed(problem, model, mdata)}
+    query = type(model).load_query_data(problem.query.to_mudata(), model)
+    if "protein" in problem.targets:
+        counts = query.get_normalized_expression(modality="protein", source="rna")
+        outputs["protein"] = clr(counts[problem.targets["protein"]].to_numpy())
+    if "query_labels" in problem.asks:
+        outputs["query_labels"] = query.predict().to_numpy(str)
+    return outputs
+
+
+def _imputed(problem, model, mdata):
+    """Hidden genes of the query at its cells' own depth; gaps for cells without any count."""
+    cells = np.flatnonzero(mdata.obs["batch"] == QUERY)
+    completed = model.impute(indices=cells, transform_batch=REFERENCE)
+    values = np.full((len(problem.query.obs), len(problem.targets["rna"])), np.nan)
+    names = _query_with_counts(problem).cells
+    values[problem.query.obs.index.get_indexer(names)] = np.log1p(
+        completed.mod["rna"][:, problem.targets["rna"]].X
+    )
+    return values
+
+
+def _translated(problem, model, name, features):
+    """One modality decoded for the cells that lack it, from the other."""
+    source = next(other for other in problem.blocks if other != name)
+    values = model.get_normalized_expression(
+        indices=np.flatnonzero(~problem.has(name)),
+        modality=name,
+        source=source,
+        features=list(features),
+    ).to_numpy()
+    return values if name == "atac" else np.log1p(values)

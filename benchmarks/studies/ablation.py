@@ -1,0 +1,80 @@
+"""One default changed at a time: what each part of the two models is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from benchmarks.methods import METHODS, Method
+
+MASKED = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
+GENES = (500, 1000, 2000)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of one method.
+
+    Attributes
+    ----------
+    method
+        What is varied.
+    tasks
+        Tasks it is run on by default.
+    variants
+        Settings by name; the first is the default.
+    only
+        Variants that make sense on some tasks only.
+    """
+
+    method: Method
+    tasks: tuple[str, ...]
+    variants: dict[str, dict]
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def variants_of(self, task: str) -> dict[str, dict]:
+        return {
+            name: settings
+            for name, settings in self.variants.items()
+            if task in self.only.get(name, (task,))
+        }
+
+
+def _model(**options) -> dict:
+    return {"model": options}
+
+
+STUDIES = {
+    "vae": Study(
+        METHODS["MaskedVAE"],
+        ("T2", "T1b"),
+        {
+            "default": {},
+            "standard prior": _model(prior="standard", n_clusters=0),
+            "inputs not standardised": _model(standardize=False),
+            "schedule pairs": _model(schedule="pairs"),
+            "encoder conditioned too": _model(condition_encoder=True),
+            "nothing conditioned": _model(condition_decoder=False),
+            "latent subtraction alone": _model(condition_decoder=False, arithmetic="subtract"),
+            "KL weight 1": _model(weights={"kl": 1.0, "prior": 1.0}),
+            "KL weight 0.1": _model(weights={"kl": 0.1, "prior": 0.1}),
+            "labels weight 1": _model(weights={"labels": 1.0}),
+            "labels weight 10": _model(weights={"labels": 10.0}),
+            "preset inclust+": _model(preset="inclust+"),
+        },
+        only={"labels weight 1": ("T1b", "T3"), "labels weight 10": ("T1b", "T3")},
+    ),
+    "mae": Study(
+        METHODS["CrossAttentionMAE"],
+        ("T1", "T1b"),
+        {
+            "default": {},
+            "addition instead of cross-attention": _model(fusion="addition"),
+            "without distinctive information": _model(distinctive=False),
+            "without pre-training": {"train": {"max_epochs": 0}},
+            **{
+                f"mask ratio {share}": _model(mask_ratio=share) for share in MASKED if share != 0.15
+            },
+            **{f"{n:,} genes": {"n_genes": n} for n in GENES},
+        },
+    ),
+}

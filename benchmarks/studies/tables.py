@@ -1,0 +1,185 @@
+"""Sections of the report for the studies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from benchmarks.tasks import TASKS
+
+SHOWN = {
+    "T1": ("ari", "nmi", "silhouette", "knn_acc"),
+    "T1b": ("accuracy", "macro_f1", "ari", "nmi"),
+    "T2": ("ari", "nmi", "knn_acc", "transfer", "entropy", "ilisi"),
+}
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)] + [
+        "| " + " | ".join(row) + " |" for row in rows
+    ]
+
+
+def ablation_section(records: list[dict]) -> list[str]:
+    """Median scores of every variant, and the change against the default."""
+    if not records:
+        return []
+    lines = [
+        "## Ablations",
+        "",
+        "One default changed at a time (`python -m benchmarks ablate vae` and `mae`); medians over seeds, the change against the default in brackets.",
+    ]
+    grouped: dict = defaultdict(lambda: defaultdict(dict))
+    for record in records:  # a later run of the same seed replaces an earlier one
+        grouped[record["study"], record["task"]][record["variant"]][record["seed"]] = record
+    for (study, task), variants in grouped.items():
+        names = SHOWN.get(task, tuple(TASKS[task].columns)[:6])
+        median = {
+            variant: {n: _median(members.values(), n) for n in names}
+            for variant, members in variants.items()
+        }
+        base, rows = median.get("default"), []
+        for variant, members in variants.items():
+            cells = []
+            for name in names:
+                value = median[variant][name]
+                text = "" if np.isnan(value) else f"{value:.3f}"
+                if base and variant != "default" and text:
+                    text += f" ({value - base[name]:+.3f})"
+                cells.append(text)
+            seconds = np.median([m.get("seconds", np.nan) for m in members.values()])
+            rows.append([variant, *cells, str(len(members)), f"{seconds:.3g}"])
+        model = {"vae": "MaskedVAE", "mae": "CrossAttentionMAE"}[study]
+        heads = [model, *(TASKS[task].columns[n] for n in names), "seeds", "training (s)"]
+        lines += ["", f"### {model} on {task}", "", *_table(heads, rows)]
+    return ["\n".join(lines)]
+
+
+def _median(records, name: str) -> float:
+    found = [r["scores"][name] for r in records if isinstance(r.get("scores", {}).get(name), float)]
+    return float(np.median(found)) if found else float("nan")
+
+
+def speed_section(records: list[dict]) -> list[str]:
+    """Cells per second and ratios."""
+    if not records:
+        return []
+    newest = {(r["comparison"], r["machine"]["threads"]): r for r in records}
+    rows = []
+    for (_, threads), record in newest.items():
+        ours, other = record["ours"], record["other"]
+        for quantity, title in (
+            ("train_cells_per_s", "training"),
+            ("latent_cells_per_s", "latent space"),
+        ):
+            if quantity not in record["best"][ours]:
+                continue
+            a, b = (record["best"][name][quantity] for name in (ours, other))
+            c, d = (record["median"][name][quantity] for name in (ours, other))
+            rows.append(
+                [
+                    f"{ours} / {other}",
+                    f"{record['task']} ({record['cells']:,} cells)",
+                    title,
+                    str(threads),
+                    f"{a:,.0f}",
+                    f"{b:,.0f}",
+                    f"**{a / b:.1f}**",
+                    f"{c / d:.1f}",
+                ]
+            )
+    heads = [
+        "pair",
+        "data",
+        "what",
+        "threads",
+        "ours (cells/s)",
+        "other (cells/s)",
+        "ratio of the best",
+        "ratio of medians",
+    ]
+    batch, repeats = (next(iter(newest.values()))[k] for k in ("batch_size", "repeats"))
+    text = (
+        f"Cells per second at equal minibatches of {batch} cells, each measurement in a process of its own, the two methods in turns, "
+        f"{repeats} times each (`python -m benchmarks speed`). Training: the fastest epoch after the first, data loading included. With one thread processor time "
+        "counts, with more real time. For "
+        "CrossAttentionMAE and its preset `scmmae` single training steps are timed, since an epoch of the preset takes far too long."
+    )
+    return ["\n".join(["## Speed", "", text, "", *_table(heads, rows)])]
+
+
+def roofline_section(records: list[dict]) -> list[str]:
+    """Attainable and measured time of a training step, and where the rest goes."""
+    if not records:
+        return []
+    newest = {(r["task"], r["machine"]["threads"]): r for r in records}
+    rows = [
+        [
+            task,
+            str(threads),
+            f"{r['flop_per_cell'] / 1e6:.2f}",
+            f"{r['bytes_per_cell'] / 1e3:.0f}",
+            f"{r['flop_per_byte']:.0f}",
+            f"{r['product_gflops']:.0f}",
+            f"{r['copy_gbytes']:.1f}",
+            f"{r['product_ms']:.2f}",
+            f"{r['movement_ms']:.2f}",
+            f"{r['step_ms']:.2f}",
+            f"{r['loading_ms']:.2f}",
+            f"**{r['fraction']:.2f}**",
+        ]
+        for (task, threads), r in newest.items()
+    ]
+    heads = [
+        "data",
+        "threads",
+        "MFLOP/cell",
+        "kB/cell",
+        "FLOP/byte",
+        "products (GFLOP/s)",
+        "copy (GB/s)",
+        "products (ms/step)",
+        "movement (ms/step)",
+        "measured (ms/step)",
+        "of it loading (ms)",
+        "fraction of attainable",
+    ]
+    first = next(iter(newest.values()))
+    text = (
+        f"A training step of MaskedVAE with {first['batch_size']} cells against the machine (`python -m benchmarks roofline`). FLOP: matrix products of the linear "
+        "layers, forward and backward. Bytes: stored values of the cells, activations and their gradients, weights and the optimiser's state. Rates are "
+        "measured in the same process, products in the model's own shapes. Attainable is the longer of the two times; what a step takes beyond it are "
+        "elementwise passes (likelihoods, transforms of the input), loading, and small operations:"
+    )
+    lines = ["## Roofline", "", text, "", *_table(heads, rows), ""]
+    operations = [f"`{name}` {share:.0%}" for name, share in first["operations"].items()]
+    where = f"{next(iter(newest))[0]}, {next(iter(newest))[1]} thread(s)"
+    lines += [
+        f"Share of operations in a step by torch.profiler ({where}): {', '.join(operations)}."
+    ]
+    return ["\n".join(lines)]
+
+
+def scale_section(records: list[dict], figure: str) -> list[str]:
+    """Seconds per epoch and memory by number of cells."""
+    newest = {r["cells"]: r for r in records}
+    rows = [
+        [f"{n:,}", f"`{r['error']}`", "", "", ""]
+        if "error" in r
+        else [
+            f"{n:,}",
+            f"{r['seconds_per_epoch']:.3g}",
+            f"{n / r['seconds_per_epoch']:,.0f}",
+            f"{r['peak_mib']:,.0f}",
+            f"{r['input_mib']:,.0f}",
+        ]
+        for n, r in sorted(newest.items())
+    ]
+    text = (
+        "MaskedVAE on simulated mosaics of RNA (2,000 genes), 100 proteins and ATAC (20,000 peaks), each measured in 40 to 70 % of the cells "
+        "(`python -m benchmarks scale`): one epoch, and the highest resident memory of the process that also holds the data."
+    )
+    heads = ["cells", "seconds per epoch", "cells/s", "peak memory (MiB)", "data (MiB)"]
+    image = f"![Time and memory by number of cells]({figure})"
+    return ["\n".join(["## Scale", "", text, "", image, "", *_table(heads, rows)])]

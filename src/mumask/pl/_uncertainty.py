@@ -1,0 +1,142 @@
+"""How sure the labels are: by cell type, or cell by cell on an embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+
+from ._utils import category_colors, finish
+
+_MOST = 2.0  # novelty is unbounded; whatever is greater is drawn here
+
+
+def uncertainty(
+    data,
+    groupby="mumask_label",
+    keys=("mumask_uncertainty", "mumask_novelty"),
+    *,
+    basis=None,
+    new_type="mumask_new_type",
+    show=None,
+    save=None,
+):
+    """Draw the uncertainty and the novelty of labels: violins by type, or cells on an embedding.
+
+    Parameters
+    ----------
+    data
+        The table of ``annotate()``, or a MuData or AnnData whose ``obs`` has its columns.
+    groupby
+        Column with the types; one violin each, the type with the highest median on top.
+    keys
+        Columns with the values to draw; one Axes each. Values above 2 are drawn at 2 (novelty is
+        unbounded beyond 1).
+    basis
+        Two coordinates per cell, or a key of ``data.obsm`` (``"X_umap"``): draws cells instead of
+        violins. Cells flagged in `new_type` get a dark rim.
+    new_type
+        Boolean column; in violins the share of flagged cells stands beside each type. None, or a
+        column that is not there, leaves it out.
+    show, save
+        As in scanpy; `save` is the path of a file.
+
+    Returns
+    -------
+    List of matplotlib Axes, one per key. Cells with a missing value are left out.
+
+    Raises
+    ------
+    KeyError
+        If a column or the embedding is not there.
+    ValueError
+        If the embedding has not two coordinates for every cell.
+
+    Examples
+    --------
+    >>> axes = mumask.pl.uncertainty(model.annotate(), keys=["mumask_uncertainty"])
+    >>> axes[0].get_xlabel()
+    'uncertainty'
+    """
+    obs = data if isinstance(data, pd.DataFrame) else data.obs
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    needed = keys if basis is not None else [groupby, *keys]
+    if missing := [key for key in needed if key not in obs]:
+        raise KeyError(f"Not in obs: {missing}; it has {list(obs)}. Join model.annotate() to it.")
+    flagged = None
+    if new_type is not None and new_type in obs:
+        flagged = obs[new_type].fillna(False).to_numpy(dtype=bool)
+    if basis is not None:
+        return _on_embedding(data, obs, keys, basis, flagged, show, save)
+
+    known = obs[groupby].notna() & obs[keys].notna().all(axis=1)
+    groups = obs.loc[known, groupby].astype(str)
+    order = obs.loc[known, keys[0]].groupby(groups).median().sort_values(ascending=False).index
+    counts = groups.value_counts()
+    colors = dict(zip(sorted(order), category_colors(len(order)), strict=True))
+    figure, grid = plt.subplots(
+        1,
+        len(keys),
+        figsize=(1.6 + 3.2 * len(keys), 1.2 + 0.42 * len(order)),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    axes = list(grid.flat)
+    for ax, key in zip(axes, keys, strict=True):
+        values = obs.loc[known, key].to_numpy(dtype=float)
+        table = pd.DataFrame({"value": values.clip(max=_MOST), "type": groups.to_numpy()})
+        sns.violinplot(
+            table, x="value", y="type", order=order, hue="type", palette=colors, ax=ax, cut=0,
+            density_norm="width", inner="quart", linewidth=0.8, legend=False,
+        )  # fmt: skip
+        ax.set(xlabel=_title(key, values), ylabel="")
+        ax.set_xlim(left=min(0, values.min()) - 0.02)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(order)), [f"{name}  ({counts[name]:,})" for name in order])
+    if flagged is not None:
+        shares = pd.Series(flagged[known.to_numpy()]).groupby(groups.to_numpy()).mean()
+        for place, name in enumerate(order):
+            text = f"{100 * shares[name]:.0f} % new"
+            axes[-1].text(
+                1.02, place, text, transform=axes[-1].get_yaxis_transform(), va="center",
+                color="#222222" if shares[name] else "#999999",
+            )  # fmt: skip
+    return finish(figure, axes, show, save)
+
+
+def _on_embedding(data, obs, keys, basis, flagged, show, save):
+    if isinstance(basis, str):
+        obsm = getattr(data, "obsm", {})
+        if basis not in obsm:
+            raise KeyError(f"{basis!r} is not in obsm; it has {list(obsm)}.")
+        basis = obsm[basis]
+    places = np.asarray(basis, dtype=float)
+    if places.shape != (len(obs), 2):
+        raise ValueError(f"Need two coordinates for {len(obs)} cells, got shape {places.shape}.")
+    figure, grid = plt.subplots(
+        1, len(keys), figsize=(4.4 * len(keys), 3.6), layout="constrained", squeeze=False
+    )
+    axes, size = list(grid.flat), float(np.clip(20_000 / len(obs), 0.5, 14))
+    for ax, key in zip(axes, keys, strict=True):
+        values = obs[key].to_numpy(dtype=float)
+        shown = np.flatnonzero(np.isfinite(values) & np.isfinite(places).all(1))
+        shown = shown[np.argsort(values[shown], kind="stable")]  # what is unsure lies on top
+        rim = np.zeros(len(shown)) if flagged is None else 0.5 * flagged[shown]
+        points = ax.scatter(
+            *places[shown].T, c=values[shown].clip(max=_MOST), s=size, cmap="viridis", vmin=0,
+            linewidths=rim, edgecolors="#222222", rasterized=True,
+        )  # fmt: skip
+        ax.set(xticks=[], yticks=[], title=_title(key, values[shown]))
+        ax.set_box_aspect(1)
+        ax.spines[:].set_color("#CCCCCC")
+        figure.colorbar(points, ax=ax, shrink=0.8)
+    return finish(figure, axes, show, save)
+
+
+def _title(key: str, values: np.ndarray) -> str:
+    name = key.removeprefix("mumask_").replace("_", " ")
+    cut = len(values) and np.nanmax(values) > _MOST
+    return f"{name} (cut at {_MOST:g})" if cut else name

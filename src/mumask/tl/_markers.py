@@ -1,0 +1,189 @@
+"""Markers of clusters: scanpy's ranking for the modalities of a mosaic."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+
+from mumask.data import is_binary, matrix_of
+
+logger = logging.getLogger("mumask")
+
+# A test between groups of one cell says nothing.
+MIN_CELLS = 2
+
+
+def rank_markers(
+    mdata: MuData,
+    groupby: str,
+    modality: str = "rna",
+    *,
+    denoised: pd.DataFrame | None = None,
+    layer: str | None = None,
+    groups: str | Sequence[str] = "all",
+    reference: str = "rest",
+    n_top: int | None = 20,
+    method: str = "wilcoxon",
+) -> pd.DataFrame:
+    """Rank the features of one modality that mark each group of cells.
+
+    A group is a value of ``mdata.obs``, so clusters of a joint latent space can be described by
+    every modality. Without `denoised` only cells that have the modality are compared.
+
+    Parameters
+    ----------
+    mdata
+        Multimodal data; not changed.
+    groupby
+        Column of ``mdata.obs`` with the groups; cells without a value are left out.
+    modality
+        Modality to rank.
+    denoised
+        Values to rank instead of the measured ones, cells x features, as
+        ``model.get_normalized_expression(modality=...)`` gives for every cell. Ranks become
+        clearer and absent cells take part, but neighbouring cells are no longer independent, so
+        p-values are far too small: test with ``model.differential_expression``.
+    layer
+        Layer with measured values that are taken as they are (log-normalised ones). By default
+        ``X``, and counts in it are scaled to the median total of a cell and logarithmised.
+    groups
+        Groups to rank; all by default.
+    reference
+        Group to compare with, or ``"rest"``.
+    n_top
+        Features per group; None for all.
+    method
+        Of :func:`scanpy.tl.rank_genes_groups`; Wilcoxon's rank sum test by default, with ties.
+
+    Returns
+    -------
+    Data frame ordered by group and rank: ``group``, ``rank`` (from 1), ``feature``, ``score``,
+    ``log2_fold_change`` (NaN for negative values, which have none), ``pval``, ``pval_adj``
+    (Benjamini-Hochberg), and the share of cells with a value above 0 in the group and outside of
+    it, ``share_in`` and ``share_out``.
+
+    Examples
+    --------
+    >>> markers = mumask.tl.rank_markers(mdata, "cell_type", "protein", n_top=5)
+    >>> markers.groupby("group").size().tolist()
+    [5, 5, 5]
+    """
+    if modality not in mdata.mod:
+        raise KeyError(f"Modality {modality!r} is not in the MuData; it has {list(mdata.mod)}.")
+    if groupby not in mdata.obs:
+        raise KeyError(f"`groupby`: {groupby!r} is not in mdata.obs; it has {list(mdata.obs)}.")
+    if denoised is not None and layer is not None:
+        raise ValueError("Pass either `denoised` or `layer`, not both.")
+    shell, logged = _values(mdata, modality, denoised, layer)
+    labels = mdata.obs[groupby].reindex(shell.obs_names)
+    shell = shell[labels.notna().to_numpy()].copy()
+    shell.obs["group"] = pd.Categorical(labels.dropna().astype(str))
+    groups, names = _checked(shell, groups, reference, groupby, modality)
+    shell = shell[shell.obs["group"].isin(names)].copy()
+    if logged:
+        shell.uns["log1p"] = {"base": None}
+    options = {"tie_correct": True} if method == "wilcoxon" else {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sc.tl.rank_genes_groups(
+            shell,
+            "group",
+            groups=groups,
+            reference=reference,
+            method=method,
+            n_genes=n_top,
+            pts=True,
+            use_raw=False,
+            **options,
+        )
+    return _table(shell, groups, reference)
+
+
+def _values(mdata: MuData, modality: str, denoised, layer) -> tuple[AnnData, bool]:
+    """Values to compare, and whether they are logarithms."""
+    if denoised is not None:
+        strange = denoised.index.difference(mdata.obs_names)
+        if len(strange):
+            raise KeyError(f"`denoised`: no cell of the MuData is named {strange[0]!r}.")
+        values = denoised.to_numpy(dtype=np.float32)
+        if np.isnan(values).any():
+            raise ValueError("`denoised` has NaN: leave out cells that had no source modality.")
+        counts = bool((values >= 0).all())
+        shell = AnnData(np.log1p(values) if counts else values)
+        shell.obs_names, shell.var_names = denoised.index, denoised.columns.astype(str)
+        return shell, counts
+    adata = mdata.mod[modality]
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(f"Modality {modality!r} has no layer {layer!r}: {list(adata.layers)}.")
+    matrix = matrix_of(adata, layer)
+    if matrix is None:
+        raise ValueError(f"Modality {modality!r} has no X. Name a layer, or pass `denoised`.")
+    values = matrix.copy() if sp.issparse(matrix) else np.array(matrix)
+    values = values.astype(np.float32)
+    shell = AnnData(values)
+    shell.obs_names, shell.var_names = adata.obs_names, adata.var_names
+    if layer is not None:
+        return shell, True
+    stored = values.data if sp.issparse(values) else values
+    if is_binary(values) or not (stored >= 0).all() or (stored != np.round(stored)).any():
+        return shell, False
+    logger.info("Modality %r: counts are scaled and logarithmised for the ranking.", modality)
+    sc.pp.normalize_total(shell)
+    sc.pp.log1p(shell)
+    return shell, True
+
+
+def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str):
+    """Groups to rank, and all groups that take part."""
+    sizes = shell.obs["group"].value_counts()
+    wanted = list(sizes.index.sort_values()) if groups == "all" else np.atleast_1d(groups).tolist()
+    wanted = [str(group) for group in wanted if str(group) != reference]
+    for group in [*wanted, *([] if reference == "rest" else [reference])]:
+        if group not in sizes.index:
+            raise ValueError(
+                f"{group!r} is no {groupby!r} of cells with modality {modality!r}; they are "
+                f"{sorted(sizes.index)}."
+            )
+    small = [group for group in wanted if sizes[group] < MIN_CELLS]
+    if small and groups != "all":
+        raise ValueError(f"`groups`: {small} have fewer than {MIN_CELLS} cells.")
+    if small:
+        logger.warning("Groups %s have fewer than %d cells and are left out.", small, MIN_CELLS)
+    wanted = [group for group in wanted if group not in small]
+    if not wanted or len(sizes) < 2:
+        raise ValueError(f"`groupby`: {groupby!r} needs two groups with {MIN_CELLS} cells each.")
+    names = list(sizes.index) if reference == "rest" else [*wanted, reference]
+    return wanted, names
+
+
+def _table(shell: AnnData, groups: list[str], reference: str) -> pd.DataFrame:
+    result = shell.uns["rank_genes_groups"]
+    outside = "pts_rest" if reference == "rest" else "pts"
+    negative = (shell.X.min() if shell.n_obs else 0) < 0
+    tables = []
+    for group in groups:
+        names = pd.Index(result["names"][group])
+        share_out = result[outside][group if reference == "rest" else reference]
+        fold = result["logfoldchanges"][group]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "group": group,
+                    "rank": np.arange(1, len(names) + 1),
+                    "feature": names,
+                    "score": result["scores"][group],
+                    "log2_fold_change": np.full(len(names), np.nan) if negative else fold,
+                    "pval": result["pvals"][group],
+                    "pval_adj": result["pvals_adj"][group],
+                    "share_in": result["pts"][group].loc[names].to_numpy(),
+                    "share_out": share_out.loc[names].to_numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,78 @@
+"""The page says what was recorded: medians, ranges, what was cut and what failed."""
+
+import json
+
+import pytest
+from benchmarks import report
+from benchmarks.studies.tables import ablation_section, scale_section, speed_section
+
+
+@pytest.fixture
+def page(records, tmp_path):
+    lines = tmp_path / "runs.jsonl"
+    lines.write_text("\n".join(json.dumps(record) for record in records))
+    out = tmp_path / "docs" / "benchmarks.md"
+    report.write([lines], out, tmp_path / "docs" / "_static")
+    return out
+
+
+def test_medians_and_ranges(page):
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| MaskedVAE"))
+    assert "**0.800** (0.700–0.900)" in row
+    assert "| 3 | 20 | 10 | 100 |" in row
+
+
+def test_what_was_cut_and_what_failed(page):
+    text = page.read_text()
+    assert "totalVI on T1 (to 3)" in text
+    assert "| totalVI, cut to 3 epochs |" in text
+    assert "MIDAS (scmidas) could not run: `ValueError: no such batch`" in text
+
+
+def test_a_circular_reference_wins_nothing(page):
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| WNN"))
+    assert "**0.950**" not in row and "0.950" in row
+    assert "WNN: circular" in page.read_text()
+
+
+def test_the_figure_is_there_and_always_the_same(page, records, tmp_path):
+    figure = page.parent / "_static" / "T1.svg"
+    assert f"]({figure.relative_to(page.parent).as_posix()})" in page.read_text()
+    first = figure.read_bytes()
+    assert len(first) < 200_000
+    report.write([tmp_path / "runs.jsonl"], page, figure.parent)
+    assert figure.read_bytes() == first
+
+
+def test_ablations_show_the_change():
+    common = {"study": "vae", "task": "T2", "seconds": 1.0, "seed": 0}
+    records = [
+        {**common, "variant": "default", "scores": {"ari": 0.8}},
+        {**common, "variant": "standard prior", "scores": {"ari": 0.7}},
+    ]
+    (text,) = ablation_section(records)
+    assert "| standard prior | 0.700 (-0.100) |" in text
+
+
+def test_speed_is_a_ratio():
+    best = {"MaskedVAE": {"train_cells_per_s": 900.0}, "totalVI": {"train_cells_per_s": 300.0}}
+    record = {
+        "comparison": "totalVI",
+        "task": "T1",
+        "cells": 10,
+        "ours": "MaskedVAE",
+        "other": "totalVI",
+        "best": best,
+        "median": best,
+        "batch_size": 128,
+        "repeats": 2,
+        "machine": {"threads": 1},
+    }
+    (text,) = speed_section([record])
+    assert "| 900 | 300 | **3.0** | 3.0 |" in text
+
+
+def test_scale_shows_a_size_that_did_not_fit():
+    good = {"cells": 10, "seconds_per_epoch": 2.0, "peak_mib": 5.0, "input_mib": 1.0}
+    (text,) = scale_section([good, {"cells": 99, "error": "status -9"}], "scale.svg")
+    assert "| 10 | 2 | 5 | 5 | 1 |" in text and "| 99 | `status -9` |" in text

@@ -1,0 +1,60 @@
+"""The code in the guides runs, block after block, with trainings cut short."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import mudata
+import numpy as np
+import pytest
+import scvi
+from matplotlib import pyplot as plt
+
+import mumask
+
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = {
+    page.name: BLOCK.findall(page.read_text())
+    for page in sorted(GUIDES.glob("*.md"))
+    if BLOCK.search(page.read_text())
+}
+
+
+@pytest.fixture
+def short_trainings(monkeypatch):
+    """Two epochs, and few steps of the cell-type head, unless the guide says otherwise."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    scvi.settings.seed = 0
+    short = {
+        "train": {"max_epochs": 2, "enable_progress_bar": False},
+        "finetune": {"head_steps": 20},
+    }
+    for model in (mumask.MaskedVAE, mumask.CrossAttentionMAE):
+        for name, options in short.items():
+            if hasattr(model, name):
+                whole = getattr(model, name)
+                monkeypatch.setattr(model, name, functools.partialmethod(_call, whole, options))
+
+
+def _call(self, whole, options, *args, **kwargs):
+    return whole(self, *args, **{**options, **kwargs})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_the_guide_runs(page, short_trainings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    design = {"n_features": {"rna": 80, "protein": 10, "atac": 120}, "n_cell_types": 3}
+    mdata = mumask.datasets.simulate_mosaic(40, **design)
+    query = mumask.datasets.simulate_mosaic(30, {"CITE-seq": ("rna",)}, seed=1, **design)
+    names = {"np": np, "mudata": mudata, "mumask": mumask, "mdata": mdata, "query": query}
+    for block in PAGES[page]:
+        exec(compile(block, page, "exec"), names)
+    plt.close("all")

@@ -1,0 +1,74 @@
+"""The site says what the package does: every name has its page, drawings are those of their code."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mumask
+
+DOCS = Path(__file__).parents[2] / "docs"
+if not DOCS.is_dir():
+    pytest.skip("not run from a checkout: docs/ is not there", allow_module_level=True)
+
+ENTRY = re.compile(r"^    ([A-Za-z0-9_.]+)$", re.MULTILINE)
+
+
+def listed(page: str) -> set[str]:
+    """Names in the autosummaries (and data) of a page, below ``mumask``."""
+    text = (DOCS / page).read_text()
+    names = set(ENTRY.findall(text))
+    return names | {f"nn.{name}" for name in re.findall(r"py:data:: (\w+)", text)}
+
+
+@pytest.mark.parametrize("room", ["datasets", "metrics", "pl", "pp", "tl"])
+def test_users_names_are_listed(room):
+    names = {f"{room}.{name}" for name in getattr(mumask, room).__all__}
+    assert {name for name in listed("api.md") if name.startswith(f"{room}.")} == names
+
+
+@pytest.mark.parametrize("room", ["data", "module", "nn", "train"])
+def test_developers_names_are_listed(room):
+    names = {f"{room}.{name}" for name in getattr(mumask, room).__all__} - {"data.keys"}
+    assert {name for name in listed("api_developers.md") if name.startswith(f"{room}.")} == names
+
+
+def test_models_are_listed():
+    models = {name for name in listed("api.md") if "." not in name}
+    assert models == {name for name in mumask.__all__ if name[0].isupper()}
+
+
+def test_drawings_are_drawn_by_their_code(monkeypatch):
+    folder = DOCS / "_drawings"
+    monkeypatch.syspath_prepend(str(folder))
+    try:
+        drawings = runpy.run_path(str(folder))["DRAWINGS"]
+    finally:
+        for name in ("cases", "masks", "models", "shapes"):
+            sys.modules.pop(name, None)
+    for name, draw in drawings.items():
+        kept = (DOCS / "_static" / f"{name}.svg").read_text()
+        assert draw() == kept, f"{name}.svg is old: python docs/_drawings"
+    used = "".join(page.read_text() for page in (DOCS / "guides").glob("*.md"))
+    assert [name for name in drawings if f"_static/{name}.svg" not in used] == []
+
+
+def test_registry_entry_fits_the_package():
+    entry = yaml.safe_load((DOCS / "meta.yaml").read_text())
+    needed = "name description project_home documentation_home install license tags version"
+    assert set(needed.split()) | {"category", "contact"} <= set(entry)
+    assert entry["version"] == mumask.__version__
+    assert entry["license"] == "BSD-3-Clause"
+
+
+def test_citation_fits_the_package():
+    citation = yaml.safe_load((DOCS.parent / "CITATION.cff").read_text())
+    assert citation["version"] == mumask.__version__
+    assert {reference["doi"] for reference in citation["references"]} <= set(
+        re.findall(r"doi\s*=\s*{([^}]*)}", (DOCS / "references.bib").read_text())
+    )

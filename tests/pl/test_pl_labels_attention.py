@@ -1,0 +1,170 @@
+"""Attention between features, and uncertainty of labels: what the pictures say."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from mumask import pl
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def drawn(ax, left=None) -> pd.DataFrame:
+    """The heat map of an Axes as a table; queries are named on the left Axes only."""
+    ax.figure.canvas.draw()
+    rows = [tick.get_text() for tick in (left or ax).get_yticklabels()]
+    columns = [tick.get_text() for tick in ax.get_xticklabels()]
+    values = np.asarray(ax.collections[0].get_array()).reshape(len(rows), len(columns))
+    return pd.DataFrame(values, rows, columns)
+
+
+class TestAttention:
+    genes, proteins = ["CD3E", "MS4A1", "LYZ"], ["CD3", "CD20", "CD14", "IgG"]
+
+    def matrix(self, own):
+        """Every gene attends to its own protein with the weight `own`, evenly to the others."""
+        values = np.full((3, 4), (4 - own) / 3)
+        values[np.arange(3), np.arange(3)] = own
+        return pd.DataFrame(values, self.genes, self.proteins)
+
+    def long(self, matrices, **columns):
+        parts = []
+        for group, matrix in matrices.items():
+            part = matrix.stack().rename("weight").rename_axis(["query", "key"]).reset_index()
+            parts.append(part.assign(group=group))
+        table = pd.concat(parts, ignore_index=True).assign(**columns)
+        table["group"] = pd.Categorical(table["group"], list(matrices))
+        return table
+
+    def test_groups_share_features_order_and_scale(self):
+        table = self.long({"T": self.matrix(3.1), "B": self.matrix(1.3)})
+        axes = pl.attention(table)
+        assert [ax.get_title() for ax in axes] == ["T", "B"]
+        first, second = drawn(axes[0]), drawn(axes[1], axes[0])
+        assert list(first.index) == list(second.index)
+        for ax, own in zip(axes, (3.1, 1.3), strict=True):
+            shown = drawn(ax, axes[0]).loc[self.genes, self.proteins]
+            np.testing.assert_allclose(shown, self.matrix(own), rtol=1e-6)
+        norms = [ax.collections[0].norm for ax in axes]
+        assert (norms[0].vmin, norms[0].vmax) == (norms[1].vmin, norms[1].vmax)
+        # a weight of 1 says nothing, so it has the colour of the middle
+        assert (norms[0].vmin + norms[0].vmax) / 2 == pytest.approx(1) or norms[0].vmin == 0
+        assert "weight (1: spread evenly)" in axes[0].figure.axes[-1].get_ylabel()
+
+    def test_strongest_are_kept_and_queries_stand_beside_their_key(self):
+        matrix = self.matrix(1.0)
+        matrix.loc["LYZ", "CD14"], matrix.loc["CD3E", "CD3"] = 3.0, 2.0
+        (ax,) = pl.attention(self.long({"all": matrix}), n_queries=2, n_keys=2)
+        shown = drawn(ax)
+        assert list(shown.columns) == ["CD14", "CD3"] and list(shown.index) == ["LYZ", "CD3E"]
+
+    def test_zscores_below_zero_count_as_strong(self):
+        table = self.long({"all": self.matrix(1.0)}, zscore=0.1)
+        table.loc[5, "zscore"] = -9.0
+        (ax,) = pl.attention(table, "zscore", n_queries=1, n_keys=1)
+        assert drawn(ax).to_numpy().item() == -9.0
+        norm = ax.collections[0].norm
+        assert norm.vmin == -norm.vmax == -9.0
+
+    def test_matrix_without_groups(self):
+        (ax,) = pl.attention(self.matrix(3.0))
+        assert ax.get_title() == "" and ax.collections[0].norm.vmin == 0
+
+    def test_names_are_seen_at_the_edges_only(self):
+        axes = pl.attention({name: self.matrix(2.0) for name in "abcd"}, n_columns=3)
+        axes[0].figure.canvas.draw()
+
+        def seen(ticks):
+            return [t.get_text() for t in ticks if t.get_visible() and t.get_text()]
+
+        assert [bool(seen(ax.get_yticklabels())) for ax in axes] == [True, False, False, True]
+        assert [bool(seen(ax.get_xticklabels())) for ax in axes] == [False, True, True, True]
+
+    def test_bad_input(self):
+        with pytest.raises(KeyError, match="padj"):
+            pl.attention(self.long({"all": self.matrix(2.0)}), "padj")
+        with pytest.raises(ValueError, match="other features"):
+            pl.attention({"a": self.matrix(2.0), "b": self.matrix(2.0).iloc[:2]})
+        with pytest.raises(ValueError, match="nothing|no attention"):
+            pl.attention({})
+        with pytest.raises(ValueError, match="NaN"):
+            pl.attention(self.matrix(np.nan))
+
+
+class TestUncertainty:
+    def table(self):
+        """Three types of 40 cells; monocytes are unsure and a quarter of them new."""
+        rng = np.random.default_rng(0)
+        label = np.repeat(["B", "T", "Mono"], 40)
+        value = np.select([label == "B", label == "T"], [0.05, 0.2], 0.7)
+        table = pd.DataFrame({"mumask_label": pd.Categorical(label)})
+        table["mumask_uncertainty"] = value + rng.uniform(0, 0.05, 120)
+        table["mumask_novelty"] = rng.uniform(0, 0.9, 120)
+        table["mumask_new_type"] = False
+        table.loc[table.index[80:90], ["mumask_novelty"]] = 7.0
+        table.loc[table.index[80:90], "mumask_new_type"] = True
+        return table
+
+    def test_violins_by_type_the_least_certain_on_top(self):
+        axes = pl.uncertainty(self.table())
+        assert len(axes) == 2
+        names = [tick.get_text() for tick in axes[0].get_yticklabels()]
+        assert names == ["Mono  (40)", "T  (40)", "B  (40)"]
+        assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]  # first at the top
+        spans = [path.get_paths()[0].vertices[:, 0] for path in axes[0].collections]
+        middles = [(span.min() + span.max()) / 2 for span in spans]
+        assert middles == sorted(middles, reverse=True)
+        assert [text.get_text() for text in axes[1].texts] == ["25 % new", "0 % new", "0 % new"]
+
+    def test_unbounded_novelty_is_cut_and_said(self):
+        axes = pl.uncertainty(self.table())
+        assert axes[1].get_xlabel() == "novelty (cut at 2)"
+        assert axes[0].get_xlabel() == "uncertainty"
+        assert max(p.get_paths()[0].vertices[:, 0].max() for p in axes[1].collections) <= 2.0
+
+    def test_cells_without_a_value_are_left_out(self):
+        table = self.table()
+        table.loc[table.index[:10], "mumask_uncertainty"] = np.nan
+        axes = pl.uncertainty(table)
+        assert "B  (30)" in [tick.get_text() for tick in axes[0].get_yticklabels()]
+
+    def test_on_an_embedding(self):
+        table, places = self.table(), np.random.default_rng(1).normal(size=(120, 2))
+        table.loc[table.index[0], "mumask_uncertainty"] = np.nan
+        axes = pl.uncertainty(table, basis=places)
+        assert [ax.get_title() for ax in axes] == ["uncertainty", "novelty (cut at 2)"]
+        cloud = axes[0].collections[0]
+        values = np.asarray(cloud.get_array())
+        assert len(values) == 119 and (np.diff(values) >= 0).all()  # unsure cells on top
+        order = table["mumask_uncertainty"].dropna().argsort(kind="stable")
+        np.testing.assert_allclose(cloud.get_offsets().data, places[1:][order])
+        rims = np.asarray(axes[1].collections[0].get_linewidths())
+        assert (rims > 0).sum() == 10 and (rims[-10:] > 0).all()
+
+    def test_keys_in_obsm_and_obs(self):
+        from anndata import AnnData
+
+        table = self.table().set_axis([f"c{i}" for i in range(120)])
+        adata = AnnData(obs=table)
+        adata.obsm["X_umap"] = np.zeros((120, 2))
+        (ax,) = pl.uncertainty(adata, keys="mumask_novelty", basis="X_umap", new_type=None)
+        assert not np.any(ax.collections[0].get_linewidths())
+        with pytest.raises(KeyError, match="X_pca"):
+            pl.uncertainty(adata, basis="X_pca")
+        with pytest.raises(KeyError, match="annotate"):
+            pl.uncertainty(adata, keys="doubt")
+        with pytest.raises(ValueError, match="two coordinates for 120 cells"):
+            pl.uncertainty(adata, basis=np.zeros((120, 3)))
+
+    def test_saved(self, tmp_path):
+        pl.uncertainty(self.table(), save=tmp_path / "u.png")
+        assert (tmp_path / "u.png").stat().st_size > 1000

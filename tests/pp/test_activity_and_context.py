@@ -1,0 +1,128 @@
+"""Modalities made from others: gene activity of peaks, counts of spatial neighbours."""
+
+from __future__ import annotations
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import mumask
+
+PEAKS = ["chr1:0-100", "chr1:900-1000", "chr1:2000-2500", "chr1:2500-2600", "chr2:10-20"]
+
+
+@pytest.fixture
+def peaks():
+    x = sp.random(8, 5, 0.6, "csr", np.float32, np.random.default_rng(0))
+    x.data[:] = 1
+    atac = ad.AnnData(x, obs=pd.DataFrame(index=[f"c{i}" for i in range(8)]))
+    atac.var_names = PEAKS
+    rna = ad.AnnData(np.ones((4, 2)), obs=pd.DataFrame(index=[f"c{i}" for i in range(2, 6)]))
+    return md.MuData({"rna": rna, "atac": atac})
+
+
+def genes(**columns) -> pd.DataFrame:
+    table = {"chromosome": ["chr1", "chr1", "chr9"], "start": [1500, 1500, 0]}
+    table |= {"end": [2400, 2400, 5], "strand": ["+", "-", "+"], **columns}
+    return pd.DataFrame(table, index=["plus", "minus", "nowhere"])
+
+
+def test_activity_sums_peaks_in_and_before_a_gene(peaks):
+    x = peaks["atac"].X.toarray()
+    mumask.pp.gene_activity(peaks, genes(), upstream=600)
+    activity = peaks["activity"]
+    assert list(activity.var_names) == ["plus", "minus"]
+    assert list(activity.var["n_peaks"]) == [2, 2]
+    # before "plus" lies its start, before "minus" its end
+    np.testing.assert_array_equal(activity[:, "plus"].X.toarray()[:, 0], x[:, 1] + x[:, 2])
+    np.testing.assert_array_equal(activity[:, "minus"].X.toarray()[:, 0], x[:, 2] + x[:, 3])
+    assert list(activity.obs_names) == list(peaks["atac"].obs_names)
+    assert peaks.n_obs == 8
+
+
+def test_places_from_columns_and_other_names(peaks):
+    other = peaks.copy()
+    mumask.pp.gene_activity(peaks, genes())
+    other["atac"].var_names = [name.replace(":", "_").replace("-", "_") for name in PEAKS]
+    mumask.pp.gene_activity(other, genes())
+    assert (other["activity"].X != peaks["activity"].X).nnz == 0
+    places = pd.Series(PEAKS).str.extract(r"(?P<chromosome>.+):(?P<start>\d+)-(?P<end>\d+)")
+    other["atac"].var = places.set_axis([f"peak{i}" for i in range(5)], axis=0)
+    mumask.pp.gene_activity(other, genes(), to_modality="again")
+    assert (other["again"].X != peaks["activity"].X).nnz == 0
+
+
+def test_windows_where_there_is_no_annotation(peaks):
+    mumask.pp.gene_activity(peaks, 1000)
+    activity = peaks["activity"]
+    assert list(activity.var_names) == ["chr1:0-1000", "chr1:2000-3000", "chr2:0-1000"]
+    assert activity.X.sum() == peaks["atac"].X.sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"genes": genes().drop(columns="end")}, KeyError, "end"),
+        ({"genes": genes(chromosome="X")}, ValueError, "same names"),
+        ({"genes": pd.concat([genes(), genes()])}, ValueError, "twice"),
+        ({"genes": 0}, ValueError, "positive"),
+        ({"modality": "rna"}, ValueError, "no place"),
+        ({"modality": "typo"}, KeyError, "typo"),
+        ({"to_modality": "rna"}, ValueError, "already"),
+    ],
+)
+def test_bad_activity(peaks, change, error, text):
+    with pytest.raises(error, match=text):
+        mumask.pp.gene_activity(peaks, **{"genes": genes(), **change})
+
+
+@pytest.fixture
+def placed():
+    """Two sections of ten cells on a line each, at the same places; two cells without a place."""
+    rng = np.random.default_rng(0)
+    rna = ad.AnnData(sp.csr_matrix(rng.poisson(1.0, (22, 3)).astype(np.float32)))
+    rna.obs_names, rna.var_names = [f"c{i}" for i in range(22)], ["a", "b", "c"]
+    line = np.column_stack([np.arange(10), np.zeros(10)])
+    rna.obsm["spatial"] = np.vstack([line, line, np.full((2, 2), np.nan)])
+    mdata = md.MuData({"rna": rna})
+    mdata.obs["section"] = ["s1"] * 10 + ["s2"] * 10 + ["dissociated"] * 2
+    return mdata
+
+
+def test_context_sums_the_neighbours_of_a_section(placed):
+    x = placed["rna"].X.toarray()
+    mumask.pp.spatial_context(placed, n_neighbors=2, batch_key="section")
+    context = placed["context"]
+    assert context.shape == (20, 3)
+    assert list(context.var_names) == ["a_context", "b_context", "c_context"]
+    np.testing.assert_array_equal(context["c4"].X.toarray()[0], x[3] + x[5])
+    np.testing.assert_array_equal(context["c14"].X.toarray()[0], x[13] + x[15])
+    np.testing.assert_array_equal(context["c10"].X.toarray()[0], x[11] + x[12])
+    assert "c20" not in context.obs_names and placed.n_obs == 22
+
+
+def test_cells_without_a_place_lack_the_context_in_a_model(placed):
+    mumask.pp.spatial_context(placed, n_neighbors=3, batch_key="section")
+    mumask.MaskedVAE.setup_mudata(placed)
+    model = mumask.MaskedVAE(placed, n_latent=2, n_hidden=8)
+    model.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert model.impute()["context"].obs["imputed"].sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"key": "typo"}, KeyError, "typo"),
+        ({"n_neighbors": 10}, ValueError, "10 cells"),
+        ({"n_neighbors": 0}, ValueError, "at least 1"),
+        ({"batch_key": "typo"}, KeyError, "typo"),
+        ({"to_modality": "rna"}, ValueError, "already"),
+    ],
+)
+def test_bad_context(placed, change, error, text):
+    with pytest.raises(error, match=text):
+        mumask.pp.spatial_context(placed, **{"batch_key": "section", "n_neighbors": 2, **change})

@@ -1,0 +1,69 @@
+"""A labelled CITE-seq reference and a query with RNA alone; types that the reference lacks."""
+
+from __future__ import annotations
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mumask import MaskedVAE
+from mumask.metrics import expected_calibration_error, feature_correlation
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+NEW_TYPES = {"B cells": "5", "NK cells": "2"}
+
+
+@pytest.fixture(scope="module", params=NEW_TYPES)
+def mapped(request, real_data):
+    """Reference (70 % of the cells) without one type; the query has it, and hides its proteins."""
+    full = mudata.read_h5mu(real_data / "pbmc10k_citeseq.h5mu")
+    query = np.random.default_rng(0).random(full.n_obs) < 0.3
+    kinds = full.obs["wnn_cluster"].astype(str)
+    new = NEW_TYPES[request.param]
+    reference = full[~query & (kinds != new).to_numpy()].copy()
+    MaskedVAE.setup_mudata(reference, labels_key="wnn_cluster")
+    model = MaskedVAE(reference)
+    model.train(max_epochs=20, enable_progress_bar=False, accelerator="cpu")
+    return model, full[query].copy(), kinds[query], new
+
+
+def known_and_flag(model, query, kinds, new) -> dict[str, float]:
+    table, probabilities = model.annotate(), model.predict(soft=True)
+    kinds = kinds[query.obs_names]
+    known = (kinds != new).to_numpy()
+    return {
+        "accuracy": (table["mumask_label"].astype(str) == kinds)[known].mean(),
+        "ECE": expected_calibration_error(probabilities[known], kinds[known]),
+        "AUROC": roc_auc_score(~known, table["mumask_novelty"]),
+    }
+
+
+def test_labels_and_new_types_from_both_modalities(mapped):
+    model, query, kinds, new = mapped
+    scores = known_and_flag(MaskedVAE.load_query_data(query, model), query, kinds, new)
+    print(new, scores)
+    assert scores["AUROC"] >= 0.90
+    assert scores["ECE"] <= 0.05
+    assert scores["accuracy"] >= 0.82
+
+
+def test_labels_and_proteins_from_rna_alone(mapped):
+    model, query, kinds, new = mapped
+    rna = mudata.MuData({"rna": query["rna"].copy()})
+    mapped_model = MaskedVAE.load_query_data(rna, model)
+    scores = known_and_flag(mapped_model, rna, kinds, new)
+    protein = mapped_model.get_normalized_expression(modality="protein")
+    measured = pd.DataFrame(
+        query["protein"].X.toarray(), query["protein"].obs_names, protein.columns
+    ).loc[protein.index]
+    known = (kinds[protein.index] != new).to_numpy()
+    scores |= feature_correlation(np.log1p(protein[known]), np.log1p(measured[known]))
+    print(new, scores)
+    assert scores["accuracy"] >= 0.80
+    assert scores["ECE"] <= 0.06
+    assert scores["AUROC"] >= 0.85
+    assert scores["mPCC"] >= 0.70
+    assert scores["mSCC"] >= 0.42

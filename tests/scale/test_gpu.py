@@ -1,0 +1,53 @@
+"""On a CUDA device: moves, mixed precision, from one device to the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mumask import MaskedVAE
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+ON_GPU = {"accelerator": "gpu", "devices": 1}
+
+
+@pytest.fixture
+def setup():
+    return {"labels_key": "some_labels", "categorical_covariate_keys": ["site", "donor"]}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_and_all_verbs(mosaic, fit, setup, precision):
+    model = fit(mosaic, setup=setup, epochs=6, train={**ON_GPU, "precision": precision})
+    assert model.device.type == "cuda"
+    losses = model.history["elbo_train"].to_numpy(float).ravel()
+    assert losses[-1] < losses[0]
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert model.predict(soft=True).notna().all(axis=None)
+    for adata in model.impute().mod.values():
+        assert np.isfinite(adata.X).all()
+
+
+def test_precision_hardly_matters(make_mosaic, fit):
+    errors = []
+    for precision in ("32-true", "bf16-mixed"):
+        model = fit(make_mosaic(), epochs=10, train={**ON_GPU, "precision": precision})
+        errors.append(model.get_reconstruction_error())
+    for name in errors[0]:
+        assert errors[1][name] == pytest.approx(errors[0][name], rel=0.1)
+
+
+def test_a_model_from_the_gpu_works_on_the_cpu(mosaic, fit, setup, tmp_path):
+    model = fit(mosaic, setup=setup, epochs=2, train=ON_GPU)
+    expected = model.get_latent_representation()
+    model.save(tmp_path / "model")
+    other = MaskedVAE.load(tmp_path / "model", mosaic, accelerator="cpu")
+    assert other.device.type == "cpu"
+    found = other.get_latent_representation()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    other.to_device("cuda:0")
+    np.testing.assert_allclose(other.get_latent_representation(), expected, rtol=1e-4, atol=1e-4)

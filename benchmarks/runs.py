@@ -85,16 +85,18 @@ def execute(
             record["scores"] = task.score(
                 scorer, problem, truth, load_outputs(Path(folder, "outputs"))
             )
-        except ValueError as error:
-            record["error"] = f"could not be scored: {error}"
+        except (ValueError, KeyError, IndexError) as error:
+            record["error"] = f"could not be scored: {type(error).__name__}: {error}"
     return record
 
 
 def _in_process(folder, method, problem, seed, settings, max_epochs, threads, timeout) -> dict:
     try:
         python = python_of(method.environment)
-    except (subprocess.CalledProcessError, FileNotFoundError) as error:
-        return {"error": f"no environment: {error}"}
+    except subprocess.CalledProcessError as error:
+        return {"error": f"no environment: pip ended with status {error.returncode}"}
+    except FileNotFoundError:
+        return {"error": f"no environment: there are no pins for {method.environment!r}"}
     problem.save(folder / "problem")
     job = {
         "function": method.function,

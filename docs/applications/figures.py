@@ -114,7 +114,8 @@ def domains() -> None:
     kinds = starmap.obs["cluster"].astype("category")
     scatter(axes[0], places[here], kinds.cat.codes[here], "annotated cell types", cmap="tab20")
     for ax, use in zip(axes[1:], (["rna"], ["rna", "context"]), strict=True):
-        model = fit(mdata, 25, {"modalities": use, "batch_key": "section"})
+        setup = {"modalities": use, "batch_key": "section"}
+        model = fit(mdata, 25, setup)
         z = model.get_latent_representation(source=use[-1])
         found = KMeans(3, n_init=10, random_state=0).fit_predict(z)
         scatter(ax, places[here], found[here], f"3 clusters, {' + '.join(use)}", cmap="Set2")

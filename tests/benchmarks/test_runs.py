@@ -37,16 +37,15 @@ def test_a_run_in_a_process_of_its_own(task, scorer, tmp_path):
     assert record["peak_mib"] > 0 and record["version"]
 
 
-def test_a_failure_is_a_record(problem, tmp_path, capsys):
+def test_a_failure_is_a_record(problem, tmp_path):
     problem.save(tmp_path / "problem")
     job = {
-        "function": "baselines:cca_bridge",  # needs ATAC or protein of paired cells, not this few
+        "function": "baselines:lsi_atac",
         "package": "scikit-learn",
         "seed": 0,
         "settings": {},
         "max_epochs": None,
     }
-    job["function"] = "baselines:lsi_atac"
     (tmp_path / "job.json").write_text(json.dumps(job))
     result = run(tmp_path)
     assert result["error"] == "KeyError: 'atac'"

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 
 import mumask
 
-ROOMS = [mumask.datasets, mumask.metrics, mumask.pl, mumask.pp]
+ROOMS = [mumask.datasets, mumask.metrics, mumask.pl, mumask.pp, mumask.tl]
 MODELS = {
     name: member
     for name, member in inspect.getmembers(mumask, inspect.isclass)

@@ -6,7 +6,7 @@ modalities that list the same cells in another order.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import mudata
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@contextmanager
 def keep_order():
     """Within this context mudata leaves cells and columns where they are.
 
@@ -25,7 +26,15 @@ def keep_order():
     columns of the modalities to the top, and warns about it; 0.4 does none of that.
     """
     options = getattr(mudata, "set_options", None)
-    return nullcontext() if options is None else options(pull_on_update=False)
+    if options is None:
+        yield
+        return
+    # Not as a context: that logs, through logging.info, which sets up the root logger.
+    before = options(pull_on_update=False).opts
+    try:
+        yield
+    finally:
+        options(**before)
 
 
 def row_map(mdata: MuData, modality: str) -> np.ndarray:

@@ -224,7 +224,7 @@ class SaveLoadMixin(BaseModelClass):
         --------
         >>> model.save("reference")
         >>> again = type(model).load("reference", mdata)
-        >>> np.array_equal(again.predict(), model.predict())
+        >>> again.predict()[mdata.obs_names].equals(model.predict()[mdata.obs_names])
         True
         """
         _, _, device = parse_device_args(

@@ -140,6 +140,7 @@ class MaskedVAE(
         **module_kwargs,
     ):
         super().__init__(mdata, registry)
+        module_kwargs.pop("extra_payload_autotune", None)  # of scvi.autotune, which calls train()
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"`preset`: {preset!r} is unknown; choose from {list(PRESETS)}.")
         given = {

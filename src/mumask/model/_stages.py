@@ -12,7 +12,7 @@ from mumask.data import MosaicSplitter, keys, presence
 from mumask.train import AutoencoderTrainingPlan
 
 from ._calibration import CalibrationMixin
-from ._training import allow_unused_weights, default_epochs
+from ._training import LOOKING, allow_unused_weights, default_epochs
 
 # Steps of masked training; starting at the principal axes, more did not help.
 STEPS = 540
@@ -166,7 +166,7 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
 
     def _run(self, max_epochs: int, batch_size: int, kwargs: dict):
         """scvi-tools' training of the stage that the module is in."""
-        if not (kwargs.get("early_stopping") or kwargs.get("check_val_every_n_epoch")):
+        if not any(kwargs.get(name) for name in LOOKING):
             kwargs.setdefault("train_size", 1.0)
         if not max_epochs:
             self.is_trained_ = True

@@ -17,6 +17,8 @@ STEPS = 2400
 # Cells from which the scale of the inputs is taken.
 SCALE_CELLS = 10_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 200
+# Arguments with which something looks at held-out cells.
+LOOKING = ("early_stopping", "check_val_every_n_epoch", "enable_checkpointing")
 
 
 def default_epochs(
@@ -90,8 +92,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
-        looking = ("early_stopping", "check_val_every_n_epoch", "enable_checkpointing")
-        held_back = any(kwargs.get(name) for name in looking)
+        held_back = any(kwargs.get(name) for name in LOOKING)
         if not held_back and keys.LABELS not in self.registry_["field_registries"]:
             # Nothing would look at held-out cells; labels are calibrated on them.
             kwargs.setdefault("train_size", 1.0)

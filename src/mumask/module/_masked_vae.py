@@ -34,16 +34,6 @@ from mumask.nn import (
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
 
-# Parts that models saved before they existed lack.
-LATER_PARTS = ("totals.", "label_head.")
-
-
-def _add_later_parts(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
-    """Weights that an older file lacks start as in a new model."""
-    for name, value in module.state_dict().items():
-        if name.startswith(LATER_PARTS):
-            state_dict.setdefault(f"{prefix}{name}", value)
-
 
 class MaskedVAEModule(MosaicBatch, BaseModuleClass):
     """One VAE with an input mask before the encoder and an output mask behind the decoder.
@@ -163,7 +153,6 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
         self.prior = ClusterPrior(n_classes, n_latent) if prior == "clusters" else None
         self.label_head = FittedHead(n_latent, n_classes) if label_head and n_classes else None
-        self.register_load_state_dict_pre_hook(_add_later_parts)
 
     # Masks
 

@@ -17,9 +17,10 @@ def run(problem, job):
     quiet = {"enable_progress_bar": False}
     train = job.options("train", **quiet, **job.epochs_option())
     with job.timed():
-        if train.pop("pretrain", True):
-            model.train(**train)
-            job.epochs = len(model.history["train_loss"])
+        if not train.pop("pretrain", True):
+            train["max_epochs"] = 0  # the model as it starts
+        model.train(**train)
+        job.epochs = len(model.history["train_loss"]) if train.get("max_epochs") != 0 else 0
         if "labels_key" in setup:
             model.finetune(**job.options("finetune", **quiet, **job.epochs_option()))
     return ours.answers(problem, job, model, mdata)

@@ -155,6 +155,10 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         cls.setup_mudata(adata, source_registry=registry, query=True, **registry["setup_args"])
         model = cls(adata, **init_arguments(attributes))
         known = _transfer_weights(model.module, reference["weights"])
+        for name, n_known in known.items():
+            n_new = len(model.module.state_dict()[f"{name}.weight"]) - n_known
+            if n_new:
+                logger.info("New weights: %d rows of %r.", n_new, name)
         model._freeze(known, list(unfrozen))
         model.mapped_ = {"known": known, "unfrozen": list(unfrozen)}
         model.is_trained_ = True

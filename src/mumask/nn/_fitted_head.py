@@ -9,7 +9,7 @@ from ._label_head import LabelHead
 
 
 class FittedHead(nn.Module):
-    """:class:`LabelHead` on centred and scaled latent vectors.
+    """``LabelHead`` on centred and scaled latent vectors.
 
     Its weights are fitted after the model's training and take no part in it.
 

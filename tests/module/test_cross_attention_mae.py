@@ -216,8 +216,9 @@ def test_head_learns_from_fixed_embeddings_whatever_the_stage():
     before = {n: p.clone() for n, p in module.named_parameters() if "classifier" not in n}
     labels = tensors["labels"][:, 0]
     with torch.no_grad():
-        z = module.eval().inference(tensors)["corrected"]
-    module.fit_head(z, labels, n_steps=300)
+        out = module.eval().inference(tensors)
+    module.fit_head(out["corrected"], out["source"], labels, n_steps=300)
+
     out = module.eval().inference(tensors)
     assert out["embedding"].shape == (20, 256)
     known = labels < 3

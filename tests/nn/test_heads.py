@@ -32,9 +32,23 @@ def test_fitted_head_uses_unlabelled_cells():
     group = torch.arange(300).remainder(3)
     z = 50 + 20 * torch.nn.functional.one_hot(group, 4).float() + torch.randn(300, 4)
     labels = torch.where(torch.arange(300) < 6, group, 3)  # two labelled cells per class
-    head = FittedHead(4, 3)
-    head.fit(z, torch.full((300,), 3), n_steps=10)
+    source = torch.ones(300, 2, dtype=torch.bool)
+    head = FittedHead(4, 2, 3)
+    head.fit(z, source, torch.full((300,), 3), n_steps=10)
     assert not head.fitted
-    head.fit(z, labels, n_steps=200)
+    head.fit(z, source, labels, n_steps=200)
     assert head.fitted and not any(p.requires_grad for p in head.parameters())
-    assert (head(z).argmax(1) == group).float().mean() > 0.97
+    assert (head(z, source).argmax(1) == group).float().mean() > 0.97
+
+
+def test_head_tells_views_apart():
+    """The same embedding can mean another class where it comes from another modality."""
+    torch.manual_seed(0)
+    z = torch.randn(400, 4)
+    source = torch.zeros(400, 2, dtype=torch.bool)
+    source[:200, 0] = source[200:, 1] = True
+    labels = (z[:, 0] > 0).long()
+    labels[200:] = 1 - labels[200:]
+    head = FittedHead(4, 2, 2)
+    head.fit(z, source, labels, n_steps=300)
+    assert (head(z, source).argmax(1) == labels).float().mean() > 0.95

@@ -1,8 +1,8 @@
-"""Fitting of the label head to the latent space of a trained model."""
+"""Fitting of a label head to the embeddings of a trained model."""
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,19 +11,43 @@ from mumask.data import keys
 
 from ._calibration import CalibrationMixin
 
-# Steps of the head: as many as the model had, within these bounds.
+# Steps of MaskedVAE's head: as many as the model had, within these bounds.
 MIN_STEPS, MAX_STEPS = 100, 1000
-# Up to so many modalities every subset of them is a view of a cell, beyond it one and all.
-ALL_SUBSETS = 3
 
 
 class LabelFittingMixin(CalibrationMixin):
-    """``_fit_label_head``."""
+    """Cells as a label head meets them: seen through all that they have, and through less."""
+
+    def _seen_through(
+        self, views: Sequence[Sequence[str]]
+    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, torch.Tensor]:
+        """Every cell through every view.
+
+        The first view shows what a cell has of it; the others only cells that have all of theirs.
+
+        Returns
+        -------
+        Embeddings ``(n, n_latent)``, their sources ``(n, M)``, which cell each is, and how often
+        to draw it: the first view as often as all the others together, and once more.
+        """
+        z, source, cell, repeats = [], [], [], []
+        everyone = np.arange(self.adata.n_obs)
+        for number, view in enumerate(views):
+            columns, start = self._source_columns(view).to(self.device), 0
+            for tensors, out, has_source in self._encode(self.adata, everyone, None, view):
+                presence = tensors[keys.PRESENCE]
+                shown = presence[:, columns].all(dim=1) if number else has_source
+                z.append(out["corrected"][shown])
+                source.append(presence[shown] & columns)
+                often = 1 if number else len(views)
+                repeats.append(torch.full((len(z[-1]),), often, device=self.device))
+                cell.append(start + shown.nonzero().squeeze(1).cpu().numpy())
+                start += len(shown)
+        return torch.cat(z).clone(), torch.cat(source), np.concatenate(cell), torch.cat(repeats)
 
     def _fit_label_head(self) -> None:
-        """Fit the label head to labelled and unlabelled cells, seen through what they have.
+        """Fit MaskedVAE's label head after training.
 
-        A cell counts once per set of its modalities, so that it can later be labelled from any.
         Labels of cells that no weight was fitted to stay hidden: the calibration needs them.
         """
         head = self.module.label_head
@@ -31,18 +55,7 @@ class LabelFittingMixin(CalibrationMixin):
             return
         codes = self.adata_manager.get_from_registry(keys.LABELS).ravel().astype(np.int64)
         codes[self._unfitted_cells()] = self.module.n_classes
-        everyone, z, labels = np.arange(self.adata.n_obs), [], []
-        for view in self._views():
-            columns, start = self._source_columns(view), 0
-            for tensors, out, _ in self._encode(self.adata, everyone, None, view):
-                complete = tensors[keys.PRESENCE].cpu()[:, columns].all(dim=1)
-                z.append(out["corrected"][complete.to(self.device)])
-                labels.append(torch.as_tensor(codes[start : start + len(complete)])[complete])
-                start += len(complete)
+        z, source, cell, repeats = self._seen_through(list(self._calibrated_views()))
+        labels = torch.as_tensor(codes[cell], device=z.device)
         n_steps = min(MAX_STEPS, max(MIN_STEPS, self.trainer.global_step))
-        head.fit(torch.cat(z).clone(), torch.cat(labels).to(self.device), n_steps)
-
-    def _views(self) -> list[list[str]]:
-        names = self.modalities
-        sizes = range(1, len(names) + 1) if len(names) <= ALL_SUBSETS else (1, len(names))
-        return [list(view) for size in sizes for view in combinations(names, size)]
+        head.fit(z, source, labels, n_steps, repeats)

@@ -11,7 +11,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from mumask.data import MosaicSplitter, keys, presence
 from mumask.train import AutoencoderTrainingPlan
 
-from ._calibration import CalibrationMixin
+from ._label_fitting import LabelFittingMixin
 from ._training import LOOKING, allow_unused_weights, default_epochs
 
 # Steps of masked training; starting at the principal axes, more did not help.
@@ -27,7 +27,7 @@ CALIBRATION_STEPS = 1000
 HEAD_STEPS = 2500
 
 
-class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
+class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
     """``train`` (stage 1) and ``finetune`` (stages 2 and 3)."""
 
     _training_plan_cls = AutoencoderTrainingPlan
@@ -101,8 +101,8 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
         head_steps
             Steps of fitting the head alone; by default 2,500, or none with the preset.
         sources
-            ``"each"`` also shows the head every modality alone, so that it can label queries that
-            have only one; ``"all"`` shows everything a cell has.
+            ``"each"`` also shows the head single modalities (up to three: every set of them), so
+            that it can label queries that have less; ``"all"`` shows everything a cell has.
         **kwargs
             As in :meth:`train`; only used with `max_epochs`.
 
@@ -132,10 +132,8 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
         module = self.module
         module.fit_class_weights(torch.as_tensor(labels))
         if head_steps:
-            views = [self.modalities]
-            if sources == "each" and len(self.modalities) > 1:
-                views += [[name] for name in self.modalities]
-            self._fit_head(labels, views, head_steps)
+            views = list(self._calibrated_views())
+            self._fit_head(labels, views if sources == "each" else views[:1], head_steps)
         if max_epochs:
             # The validation labels of the trainer would be lost to the head: train on all cells.
             kwargs.setdefault("train_size", 1.0 if not kwargs.get("early_stopping") else 0.9)
@@ -210,21 +208,11 @@ class StagesMixin(UnsupervisedTrainingMixin, CalibrationMixin):
     def _fit_head(self, labels: np.ndarray, views: list[list[str]], n_steps: int) -> None:
         """Fit the head; before, one that leaves labels out shows how sure a head may be."""
         module, everyone = self.module, np.arange(self.adata.n_obs)
-        z, cell, repeats = [], [], []
-        for number, view in enumerate(views):
-            start = 0
-            for _, out, has_source in self._encode(self.adata, everyone, None, view):
-                z.append(out["corrected"][has_source])
-                # All that a cell has is shown as often as its modalities together, and once more.
-                often = 1 if number else len(views)
-                repeats.append(torch.full((len(z[-1]),), often, device=self.device))
-                cell.append(start + has_source.nonzero().squeeze(1).cpu().numpy())
-                start += len(has_source)
-        z, repeats, cell = torch.cat(z).clone(), torch.cat(repeats), np.concatenate(cell)
+        z, source, cell, repeats = self._seen_through(views)
 
         def fit(shown: np.ndarray, steps: int) -> None:
             codes = torch.as_tensor(shown[cell].astype(np.int64), device=z.device)
-            module.fit_head(z, codes, steps, repeats)
+            module.fit_head(z, source, codes, steps, repeats)
             module.eval()
 
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels

@@ -172,8 +172,11 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
         self.decoder_covariates = Covariates(n_categories, n_continuous, n_embed)
         self.classifier = None
         if n_classes:
-            scale = (n_latent / len(self.names)) ** 0.5
-            self.classifier = LabelHead(n_latent, n_classes, scale, **dict(head or {}))
+            head = dict(head or {})
+            # A linear head, as in the paper, could only shift its logits by the sources.
+            self.head_sees_sources = head.get("n_layers") != 0
+            n_in = n_latent + len(self.names) * self.head_sees_sources
+            self.classifier = LabelHead(n_in, n_classes, **head)
         self.balance = balance
         self.register_buffer("class_weight", torch.ones(n_classes))
 
@@ -224,7 +227,7 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             ``z`` ``(B, n_latent)`` as decoders read it, ``corrected`` (and ``mean``) as the
             head does (:meth:`calibrate`), ``parts`` of it by modality, ``embedding`` for users
             (``corrected``, after fine-tuning the head's last hidden layer), ``logits``
-            ``(B, n_classes)`` or None, ``encoded`` and ``fused`` tokens, ``masks`` by modality.
+            ``(B, n_classes)`` or None, ``source`` ``(B, M)`` as used, ``encoded`` and ``fused`` tokens, ``masks`` by modality.
         """
         presence = tensors[keys.PRESENCE]
         ratio, dropout = self.hidden_shares()
@@ -248,13 +251,15 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             encoded[name] = Encoded(*encoder(x, measured, mask), rows)
         z, fused = self.fusion(encoded, len(presence))
         corrected = (z - self.latent_mean) / self.latent_scale
+        read = None if self.classifier is None else self.head_input(corrected, source)
         return {
             "z": z,
             "mean": corrected,
             "corrected": corrected,
-            "embedding": self.classifier.hidden(corrected) if self.finetuned else corrected,
+            "embedding": self.classifier.hidden(read) if self.finetuned else corrected,
             "parts": {m: corrected[:, part] for m, part in self.fusion.slices.items()},
-            "logits": None if self.classifier is None else self.classifier(corrected),
+            "logits": None if read is None else self.classifier(read),
+            "source": source,
             "encoded": encoded,
             "fused": fused,
             "masks": masks,
@@ -347,7 +352,8 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
     def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
         """Reconstruction loss in stage 1, cross-entropy of the labelled cells afterwards."""
         if self.stage == "finetune":
-            return self._label_loss(tensors, inference_outputs["corrected"])
+            read = self.head_input(inference_outputs["corrected"], inference_outputs["source"])
+            return self._label_loss(tensors, read)
         n_cells = len(tensors[keys.PRESENCE])
         total, by_cell = 0.0, {}
         for name in self.names:
@@ -365,11 +371,11 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             by_cell[name] = losses.index_copy(0, rows, weight * error / count.clamp(min=1))
         return LossOutput(loss=total, reconstruction_loss=by_cell, n_obs_minibatch=n_cells)
 
-    def _label_loss(self, tensors, corrected: Tensor) -> LossOutput:
+    def _label_loss(self, tensors, read: Tensor) -> LossOutput:
         """Loss of the head; see :meth:`mumask.nn.LabelHead.loss`."""
         labels = tensors[keys.LABELS].squeeze(1)
         seen = labels < self.n_classes
-        loss, logits = self.classifier.loss(corrected, labels, self.class_weight)
+        loss, logits = self.classifier.loss(read, labels, self.class_weight)
         if self.training:
             self.classifier.update()
         none = {name: logits.new_zeros(len(labels)) for name in self.names}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mumask.data import keys
 from mumask.nn import as_dense
 from mumask.nn._inputs import principal_axes
+from mumask.nn._label_head import with_sources
 
 Minibatches = Callable[[], Iterable[Mapping[str, Tensor]]]
 
@@ -103,8 +104,18 @@ class MAEPreparation:
             weight * counts.sum().clamp(min=1) / (weight * counts).sum().clamp(min=1e-8)
         )
 
+    def head_input(self, corrected: Tensor, source: Tensor) -> Tensor:
+        """What the head reads: the embedding at unit variance, and what it comes from."""
+        z = corrected * (self.n_latent / len(self.names)) ** 0.5
+        return with_sources(z, source) if self.head_sees_sources else z
+
     def fit_head(
-        self, z: Tensor, labels: Tensor, n_steps: int = 2500, repeats: Tensor | None = None
+        self,
+        z: Tensor,
+        source: Tensor,
+        labels: Tensor,
+        n_steps: int = 2500,
+        repeats: Tensor | None = None,
     ) -> None:
         """Train the head on fixed embeddings, before everything is fine-tuned.
 
@@ -113,15 +124,17 @@ class MAEPreparation:
 
         Parameters
         ----------
-        z
-            ``corrected`` embeddings ``(n, n_latent)`` of labelled and unlabelled cells. A cell may
-            come several times, encoded from other modalities each time.
+        z, source
+            ``corrected`` embeddings ``(n, n_latent)`` of labelled and unlabelled cells, and the
+            modalities ``(n, M)`` they come from. A cell may come several times, encoded from
+            other modalities each time.
         labels
             Codes ``(n,)``; ``n_classes`` = unlabelled.
         n_steps, repeats
             Of :meth:`mumask.nn.LabelHead.fit`.
         """
-        self.classifier.fit(z, labels, self.class_weight, n_steps, repeats)
+        read = self.head_input(z, source)
+        self.classifier.fit(read, labels, self.class_weight, n_steps, repeats)
         self.finetuned.fill_(True)
 
     def set_stage(

@@ -152,7 +152,9 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             self.decoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
         self.prior = ClusterPrior(n_classes, n_latent) if prior == "clusters" else None
-        self.label_head = FittedHead(n_latent, n_classes) if label_head and n_classes else None
+        self.label_head = (
+            FittedHead(n_latent, len(self.names), n_classes) if label_head and n_classes else None
+        )
 
     # Masks
 
@@ -238,13 +240,14 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             corrected = mean + self.sign * self.latent_covariates(**covariates)
         logits = None if self.classifier is None else self.classifier(corrected)  # step 5
         if self.label_head is not None and self.label_head.fitted and not self.training:
-            logits = self.label_head(corrected)
+            logits = self.label_head(corrected, source)
         return {
             "mean": mean,
             "log_var": log_var,
             "z": z,
             "corrected": corrected,
             "logits": logits,
+            "source": source,
             "target": target,
         }
 

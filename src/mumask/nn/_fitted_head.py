@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ._label_head import LabelHead
+from ._label_head import LabelHead, with_sources
 
 
 class FittedHead(nn.Module):
@@ -15,26 +15,40 @@ class FittedHead(nn.Module):
 
     Parameters
     ----------
-    n_latent, n_classes
-        Latent dimensions, classes.
+    n_latent, n_modalities, n_classes
+        Latent dimensions, modalities, classes.
     """
 
-    def __init__(self, n_latent: int, n_classes: int):
+    def __init__(self, n_latent: int, n_modalities: int, n_classes: int):
         super().__init__()
-        self.head = LabelHead(n_latent, n_classes)
+        self.head = LabelHead(n_latent + n_modalities, n_classes)
         self.head.requires_grad_(False)
         self.register_buffer("center", torch.zeros(n_latent))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("fitted", torch.tensor(False))
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Logits ``(n, n_classes)`` of latent vectors ``(n, n_latent)``."""
-        return self.head((z - self.center) / self.spread)
+    def forward(self, z: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """Logits ``(n, n_classes)`` of latent vectors ``(n, n_latent)`` and their `source`."""
+        return self.head(with_sources((z - self.center) / self.spread, source))
 
-    def fit(self, z: torch.Tensor, labels: torch.Tensor, n_steps: int) -> None:
-        """Fit to latent vectors ``(n, n_latent)``; code n_classes = unlabelled.
+    def fit(
+        self,
+        z: torch.Tensor,
+        source: torch.Tensor,
+        labels: torch.Tensor,
+        n_steps: int,
+        repeats: torch.Tensor | None = None,
+    ) -> None:
+        """Fit to latent vectors; without any labelled one nothing is fitted.
 
-        Without any labelled cell nothing is fitted.
+        Parameters
+        ----------
+        z, source
+            Latent vectors ``(n, n_latent)``; bool ``(n, n_modalities)``, what they come from.
+        labels
+            Codes ``(n,)``; n_classes = unlabelled.
+        n_steps, repeats
+            Of :meth:`mumask.nn.LabelHead.fit`.
         """
         n_classes = self.head.network[-1].out_features
         if not (labels < n_classes).any():
@@ -43,7 +57,7 @@ class FittedHead(nn.Module):
         # One factor for all dimensions: they keep the proportions that the model gave them.
         self.spread.copy_(z.var(dim=0).mean().sqrt().clamp(min=1e-6))
         self.head.reset()
-        values = (z - self.center) / self.spread
-        self.head.fit(values, labels, torch.ones(n_classes, device=z.device), n_steps)
+        values = with_sources((z - self.center) / self.spread, source)
+        self.head.fit(values, labels, torch.ones(n_classes, device=z.device), n_steps, repeats)
         self.head.eval().requires_grad_(False)
         self.fitted.fill_(True)

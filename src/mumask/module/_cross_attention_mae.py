@@ -308,25 +308,32 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
 
     def decode(self, hidden: dict, modality: str) -> Tensor:
         """All features of one modality for all cells, on the normalised scale; ``(B, F)``."""
+        if modality in (known := hidden.setdefault("decoded", {})):
+            return known[modality]
         encoder, n_cells = self.encoders[modality], len(hidden["z"])
         rows = torch.arange(n_cells, device=hidden["z"].device)
         ids = torch.arange(encoder.tokens.n_tokens, device=rows.device).expand(n_cells, -1)
         values = self._decode_tokens(hidden, modality, ids, None, rows)
-        return encoder.norm.destandardise(encoder.tokens.ungroup(values))
+        known[modality] = encoder.norm.destandardise(encoder.tokens.ungroup(values))
+        return known[modality]
+
+    def expected_total(self, hidden: dict, modality: str) -> Tensor | None:
+        """Total ``(B, 1)`` that a cell should have where its inputs keep it (CLR), else None."""
+        norm = self.encoders[modality].norm
+        if norm.transform != "clr":
+            return None
+        return norm.share(self.decode(hidden, modality)).sum(1, keepdim=True)
 
     def expected(self, hidden: dict, modality: str, total, mask: Tensor | None = None) -> Tensor:
         """Expected values on the registered scale, ``(B, F)``.
 
         Parameters
         ----------
-        hidden
-            From :meth:`generative`.
-        modality
-            What to decode.
-        total
-            Total ``(B, 1)`` of the features in `mask` to which counts are scaled.
-        mask
-            Bool ``(B, F)``: the features `total` was summed over; None = all.
+        hidden, modality
+            From :meth:`generative`; what to decode.
+        total, mask
+            Total ``(B, 1)`` to which counts are scaled, of the features in `mask` (bool
+            ``(B, F)``; None = all).
         """
         return self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
 

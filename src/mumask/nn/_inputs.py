@@ -1,6 +1,6 @@
 """Normalisation inside the model: from registered raw values to standardised network inputs.
 
-Depth (library size, CLR centre) is estimated from the *visible* features of a cell only. Were it
+Depth (library size) is estimated from the *visible* features of a cell only. Were it
 taken from all, hidden counts would leak into every visible value: exactly what a masked model must
 not allow. The estimate is corrected for *which* features are visible, with constants of the
 training data, so that a cell seen through a smaller panel keeps its scale.
@@ -22,8 +22,9 @@ class InputNorm(nn.Module):
     """Normalise and standardise one modality.
 
     ``log1p``  log(1 + 1e4 x / s), size factor s = sum(x) / sum(share) over visible features.
-    ``clr``    log(1 + x) minus its mean over the cell (scMMAE's CLR with a pseudocount); the mean
-    over a visible subset is corrected by the features' own training means.
+    ``clr``    log(1 + x / g), g the geometric mean of 1 + x over the training cells: the centred
+    log ratio of CITE-seq (Stoeckius et al. 2017) by feature, as muon and Seurat take it. How much
+    protein a cell binds in total is part of its type, and no hidden value enters a visible one.
     ``tfidf``  log(1 + 1e4 (x > 0) idf / s), s as for log1p on the binarised values.
     ``binary`` x > 0.
     ``identity`` x as it is.
@@ -47,16 +48,14 @@ class InputNorm(nn.Module):
         if transform not in TRANSFORMS:
             raise ValueError(f"Unknown input transform {transform!r}; choose from {TRANSFORMS}.")
         self.transform, self.power = transform, power
-        # base: share of the counts (log1p, tfidf) or mean of log(1 + x) (clr) of each feature.
-        uniform = 1.0 / n_features if transform in ("log1p", "tfidf") else 0.0
-        self.register_buffer("base", torch.full((n_features,), uniform))
+        # base: share of the counts (log1p, tfidf) or geometric mean of 1 + x (clr) of each feature.
+        level = 1.0 / n_features if transform in ("log1p", "tfidf") else 1.0
+        self.register_buffer("base", torch.full((n_features,), level))
         self.register_buffer("idf", torch.ones(n_features))
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
 
     def _raw(self, x: Tensor) -> Tensor:
-        if self.transform == "clr":
-            return torch.log1p(x)
         return (x > 0).to(x.dtype) if self.transform in ("tfidf", "binary") else x
 
     def normalise(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -65,8 +64,7 @@ class InputNorm(nn.Module):
         if self.transform in ("binary", "identity"):
             return x
         if self.transform == "clr":
-            offset = _masked_mean(x - self.base, visible) + self.base.mean()
-            return x - offset
+            return torch.log1p(x / self.base)
         if visible is None:
             size = x.sum(1, keepdim=True) / self.base.sum()
         else:
@@ -118,10 +116,17 @@ class InputNorm(nn.Module):
             return normalised.clamp(0.0, 1.0)
         if self.transform == "tfidf":
             return (normalised.expm1() * total / (_TARGET_SUM * self.idf)).clamp(0.0, 1.0)
-        shift = 1.0 if self.transform == "log1p" else 0.0
-        share = (normalised.exp() - shift).clamp(min=0.0)
+        share = self.share(normalised)
         counted = share if mask is None else share * mask
         return share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))
+
+    def share(self, normalised: Tensor) -> Tensor:
+        """Normalised values of counts back to multiples of what the cell has in total.
+
+        For ``clr``, which takes no total out, these are the counts themselves.
+        """
+        share = normalised.expm1().clamp(min=0.0)
+        return share * self.base if self.transform == "clr" else share
 
     def fit(self, rows: Callable[[], Iterable[tuple[Tensor, Tensor | None]]]) -> None:
         """Set the constants from training data, in two passes over ``rows()``.
@@ -131,14 +136,15 @@ class InputNorm(nn.Module):
         rows
             Returns a fresh iterator of ``(x [n, F] dense, measured bool [n, F] or None)``.
         """
-        count, total, _ = _moments((self._raw(x), m) for x, m in rows())
+        raw = torch.log1p if self.transform == "clr" else self._raw
+        count, total, _ = _moments((raw(x), m) for x, m in rows())
         if not len(count):
             return
         level = total / count.clamp(min=1)
         if self.transform in ("log1p", "tfidf"):
             self.base.copy_(level / level.sum().clamp(min=1e-8))
         elif self.transform == "clr":
-            self.base.copy_(level)
+            self.base.copy_(level.exp())
         if self.transform == "tfidf":
             idf = 1.0 / level.clamp(min=1e-4)
             self.idf.copy_(idf / (idf * self.base).sum())
@@ -188,14 +194,6 @@ def principal_axes(
             count += len(x)
         axes, spread, _ = torch.linalg.svd(product, full_matrices=False)
     return axes[:, :n_axes], (spread[:n_axes] / max(count, 1)).sqrt()
-
-
-def _masked_mean(x: Tensor, visible: Tensor | None) -> Tensor:
-    """Row means ``[n, 1]`` over visible elements; 0 for a row without any."""
-    if visible is None:
-        return x.mean(1, keepdim=True)
-    weight = visible.to(x.dtype)
-    return (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
 
 
 def _moments(rows: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:

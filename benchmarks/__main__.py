@@ -240,6 +240,11 @@ def report(
 
     write(files or sorted(RESULTS.glob("*.jsonl")), page, figures)
     typer.echo(f"{page} is written.")
+    if files is None:
+        from .readme_table import README, fill
+
+        README.write_text(fill())
+        typer.echo("The table of the README is written.")
 
 
 @app.command(cls=Several)

@@ -1,6 +1,7 @@
 """Sphinx configuration."""
 
 import sys
+import warnings
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -8,6 +9,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
 from inventories import inventories  # noqa: E402
+
+# an old call in sphinx_autodoc_typehints, said once for every class
+warnings.filterwarnings("ignore", message="'sphinx_autodoc_typehints")
 
 _info = metadata("mumask")
 project = "mumask"
@@ -73,15 +77,6 @@ intersphinx_mapping, nitpick_ignore_regex = inventories(
     },
     cache=HERE / "_build" / "inventories",
 )
-
-# Parts of networks that are named in descriptions but have no page.
-nitpick_ignore = [
-    ("py:func", "normed"),
-    ("py:class", "mumask.nn.InputNorm"),
-    ("py:class", "mumask.nn.LabelHead"),
-    ("py:meth", "mumask.nn.LabelHead.fit"),
-    ("py:meth", "mumask.nn.LabelHead.loss"),
-]
 
 html_theme = "sphinx_book_theme"
 html_title = "mumask"

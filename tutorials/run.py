@@ -7,6 +7,7 @@ packages) is shown here and not kept in the notebook.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -48,12 +49,25 @@ def clean(notebook: nbformat.NotebookNode) -> list[str]:
         cell.metadata = {}
         if cell.cell_type == "code":
             said += [o.text for o in cell.outputs if o.get("name") == "stderr"]
-            cell.outputs = [output for output in cell.outputs if useful(output)]
+            cell.outputs = joined([output for output in cell.outputs if useful(output)])
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     return said
+
+
+def joined(outputs: list) -> list:
+    """What was printed line by line, as one text without the spaces that fill up its lines."""
+    found = []
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[ ]+$", "", output.text, flags=re.MULTILINE)
+            if found and found[-1].output_type == "stream":
+                found[-1].text += output.text
+                continue
+        found.append(output)
+    return found
 
 
 def main(parts: list[str]) -> None:

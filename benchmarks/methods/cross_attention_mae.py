@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import scvi
+from mudata import MuData
 
 import mumask
 
@@ -24,3 +25,24 @@ def run(problem, job):
         if "labels_key" in setup:
             model.finetune(**job.options("finetune", **quiet, **job.epochs_option()))
     return ours.answers(problem, job, model, mdata)
+
+
+def without_stages(problem, job):
+    """The network of a query, trained on the labels of the reference and nothing else (T3).
+
+    What stages 1 and 2 are worth to stage 3: no masked training, no protein, no fixed embeddings;
+    encoder and head learn together from the reference's RNA.
+    """
+    scvi.settings.seed = job.seed
+    mdata, setup = ours.prepare(problem, job)
+    rna = MuData({"rna": mdata["rna"]})
+    rna.obs = mdata.obs.loc[rna.obs_names].copy()
+    mumask.CrossAttentionMAE.setup_mudata(rna, **setup)
+    model = mumask.CrossAttentionMAE(rna, **job.options("model"))
+    epochs = job.max_epochs or 20
+    with job.timed():
+        model.train(max_epochs=0, enable_progress_bar=False)
+        model.finetune(max_epochs=epochs, head_steps=0, enable_progress_bar=False)
+    job.epochs = epochs
+    query = mumask.CrossAttentionMAE.load_query_data(problem.query.to_mudata(), model)
+    return {"query_labels": query.predict().to_numpy(str)}

@@ -189,7 +189,7 @@ def scoring():
     return drawing(
         720, 140, "Which cells to score", "Only labels that the model has never seen are scored.",
         write(136, 83, "labelled cells", 12, INK, "end"), *parts,
-        write(20, 30, "A supervised score is told of cells whose labels nothing has seen", 14, INK,
+        write(20, 30, "Score a supervised model only on cells whose labels nothing has seen", 14, INK,
               "start", bold=True),
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ import scvi
 import seaborn as sns
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
 from sklearn.cluster import KMeans
 
 import mumask
@@ -27,6 +28,7 @@ from mumask import MaskedVAE
 
 HERE = Path(__file__).parent
 DATA = os.environ.get("MUMASK_DATA")
+THREE = ListedColormap(["#4C72B0", "#DD8452", "#55A868"])  # clusters
 LAYER_GENES = ["Cux2", "Pcp4", "Sema3e"]  # superficial, layer 5, layer 6
 
 
@@ -64,7 +66,7 @@ def imputation() -> None:
     genes = genes[:4]
     seen = starmap[:, ~starmap.var_names.isin(genes)].copy()
     mdata = mumask.pp.concat_batches({"scRNA-seq": rna, "STARmap": seen})
-    setup = {"batch_key": "batch", "panels": mumask.pp.panels(mdata)}
+    setup = {"batch_key": "batch"}
     model = fit(mdata, 10, setup, condition_encoder=True)
     imputed = model.impute()["rna"][starmap.obs_names, genes].to_df()
     measured = starmap[:, genes].to_df()
@@ -118,7 +120,7 @@ def domains() -> None:
         model = fit(mdata, 25, setup)
         z = model.get_latent_representation(source=use[-1])
         found = KMeans(3, n_init=10, random_state=0).fit_predict(z)
-        scatter(ax, places[here], found[here], f"3 clusters, {' + '.join(use)}", cmap="Set2")
+        scatter(ax, places[here], found[here], f"3 clusters, {' + '.join(use)}", cmap=THREE)
     save("domains")
 
 

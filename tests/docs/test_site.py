@@ -23,7 +23,10 @@ def listed(page: str) -> set[str]:
     """Names in the autosummaries (and data) of a page, below ``mumask``."""
     text = (DOCS / page).read_text()
     names = set(ENTRY.findall(text))
-    return names | {f"nn.{name}" for name in re.findall(r"py:data:: (\w+)", text)}
+    for part in re.split(r"py:currentmodule:: mumask\.", text)[1:]:
+        room = re.match(r"\w+", part)[0]
+        names |= {f"{room}.{name}" for name in re.findall(r"py:data:: (\w+)", part)}
+    return names
 
 
 @pytest.mark.parametrize("room", ["datasets", "metrics", "pl", "pp", "tl"])
@@ -64,6 +67,8 @@ def test_registry_entry_fits_the_package():
     assert set(needed.split()) | {"category", "contact"} <= set(entry)
     assert entry["version"] == mumask.__version__
     assert entry["license"] == "BSD-3-Clause"
+    assert entry["category"] == "ecosystem"
+    assert (DOCS / "_static" / entry["logo"]).is_file()
 
 
 def test_citation_fits_the_package():

@@ -147,7 +147,7 @@ def test_clr_is_that_of_muon_and_keeps_how_much_a_cell_binds():
     norm = InputNorm(10, "clr")
     norm.fit(lambda: [(x[:20], None), (x[20:], None)])
     adata = AnnData(x.numpy().copy())
-    muon.prot.pp.clr(adata, axis=0)
+    muon.prot.pp.clr(adata, axis=0, flavor="stoeckius")
     np.testing.assert_allclose(norm.normalise(x), adata.X, rtol=1e-4, atol=1e-5)
     panel = (torch.arange(10) < 4).expand(50, -1)
     assert torch.equal(norm.normalise(x, panel), norm.normalise(x))

@@ -13,7 +13,7 @@ import typer
 from anndata import AnnData
 from mudata import MuData
 
-from mumask import MaskedVAE, datasets, metrics, pl, pp
+from mumask import MaskedVAE, datasets, metrics, pl
 
 from ._files import check_output, write, write_mudata
 from ._session import InputError, fit, say, session, set_seed, set_threads
@@ -61,7 +61,7 @@ def demo(
             f"Simulated {mdata.n_obs:,} cells: CITE-seq (RNA + protein), ASAP-seq (protein + peaks) "
             "and RNA-only."
         )
-        MaskedVAE.setup_mudata(mdata, batch_key="batch", panels=pp.panels(mdata))
+        MaskedVAE.setup_mudata(mdata, batch_key="batch")
         set_threads(1, 0)
         set_seed(seed)
         model = MaskedVAE(mdata)

@@ -3,6 +3,8 @@
 from ._balance import cell_entropy
 from ._covariates import Covariates, GrowingEmbedding
 from ._fitted_head import FittedHead
+from ._inputs import InputNorm
+from ._label_head import LabelHead
 from ._layers import ACTIVATIONS
 from ._likelihoods import LIKELIHOODS
 from ._masks import (
@@ -27,7 +29,9 @@ __all__ = [
     "Covariates",
     "FittedHead",
     "GrowingEmbedding",
+    "InputNorm",
     "InputTransform",
+    "LabelHead",
     "MosaicDecoder",
     "MosaicEncoder",
     "TotalHead",

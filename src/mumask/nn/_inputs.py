@@ -22,8 +22,8 @@ class InputNorm(nn.Module):
     """Normalise and standardise one modality.
 
     ``log1p``  log(1 + 1e4 x / s), size factor s = sum(x) / sum(share) over visible features.
-    ``clr``    log(1 + x / g), g the geometric mean of 1 + x over the training cells: the centred
-    log ratio of CITE-seq (Stoeckius et al. 2017) by feature, as muon and Seurat take it. How much
+    ``clr``    log((1 + x) / g), g the geometric mean of 1 + x over the training cells: the centred
+    log ratio of CITE-seq (Stoeckius et al. 2017), by feature as muon and Seurat take it. How much
     protein a cell binds in total is part of its type, and no hidden value enters a visible one.
     ``tfidf``  log(1 + 1e4 (x > 0) idf / s), s as for log1p on the binarised values.
     ``binary`` x > 0.
@@ -64,7 +64,7 @@ class InputNorm(nn.Module):
         if self.transform in ("binary", "identity"):
             return x
         if self.transform == "clr":
-            return torch.log1p(x / self.base)
+            return torch.log1p(x) - self.base.log()
         if visible is None:
             size = x.sum(1, keepdim=True) / self.base.sum()
         else:
@@ -84,8 +84,7 @@ class InputNorm(nn.Module):
 
         Returns
         -------
-        Tensor
-            ``[n, F]``.
+        Network inputs ``[n, F]``.
         """
         out = self.standardise(self.normalise(x, visible))
         return out if visible is None else out * visible
@@ -125,8 +124,8 @@ class InputNorm(nn.Module):
 
         For ``clr``, which takes no total out, these are the counts themselves.
         """
-        share = normalised.expm1().clamp(min=0.0)
-        return share * self.base if self.transform == "clr" else share
+        ratio = normalised.exp()
+        return ((ratio * self.base if self.transform == "clr" else ratio) - 1.0).clamp(min=0.0)
 
     def fit(self, rows: Callable[[], Iterable[tuple[Tensor, Tensor | None]]]) -> None:
         """Set the constants from training data, in two passes over ``rows()``.

@@ -25,7 +25,7 @@ class MosaicEncoder(nn.Module):
     n_hidden, n_latent, n_layers
         Units per hidden layer, latent dimensions, hidden layers behind the first.
     activation, dropout, layer_norm
-        See :func:`normed`.
+        See ``normed`` in ``nn/_layers.py``.
     average
         Divide the sum by the number of source modalities of a cell.
     """
@@ -98,7 +98,7 @@ class MosaicDecoder(nn.Module):
     n_latent, n_hidden, n_layers
         Latent dimensions, units per hidden layer, number of hidden layers.
     activation, dropout, layer_norm
-        See :func:`normed`.
+        See ``normed`` in ``nn/_layers.py``.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class TokenEncoder(nn.Module):
     n_layers, n_heads, dropout, mlp_ratio
         Of the transformer blocks.
     transform, power
-        See :class:`~mumask.nn._inputs.InputNorm`.
+        See :class:`~mumask.nn.InputNorm`.
     seed
         Seed of the feature grouping.
     """

@@ -97,10 +97,12 @@ def test_settings_reach_the_model(source):
         source, "--modalities", "rna,protein", "--likelihood", "rna=poisson", "--batch-key", "batch",
         "--likelihood", "protein=zinb", "--preset", "inclust+", "--save-model", model,
     )  # fmt: skip
-    setup = MaskedVAE.load(model, adata=False).registry_["setup_args"]
+    registry = MaskedVAE.load(model, adata=False).registry_
+    setup = registry["setup_args"]
     assert setup["modalities"] == ["rna", "protein"]
     assert setup["likelihoods"] == {"rna": "poisson", "protein": "zinb"}
-    assert len(setup["panels"]["rna"]["RNA-only"]) == 15
+    panel = registry["field_registries"]["X_rna"]["state_registry"]["panel"]
+    assert sorted(panel.sum(axis=1)) == [15, 30, 30]  # as recorded in the file
     assert MaskedVAE.load(model, adata=False).module.n_latent == 50
 
 

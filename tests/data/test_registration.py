@@ -93,11 +93,101 @@ def test_given_panels_go_first(mosaic, manager_of):
     np.testing.assert_array_equal(panel[1], [False, False, False, True, False, True])
 
 
-def test_chance_zeros_are_measurements():
-    n_cells = np.array([10, 1000])
-    nonzero = np.array([[0, 0, 0], [300, 600, 0]])  # 3, 6 and 0 cells expected in the small batch
-    expected = [[True, False, True], [True, True, True]]
-    np.testing.assert_array_equal(find_panel(nonzero, n_cells), expected)
+def shown(rng, rate, n_cells, absent=()) -> np.ndarray:
+    """Cells that show each feature, ``(n_batch, n_features)``; the first batch lacks `absent`."""
+    nonzero = np.stack([rng.binomial(n, rate) for n in n_cells])
+    nonzero[0, list(absent)] = 0
+    return nonzero
+
+
+@pytest.mark.parametrize("n_small", [10, 50, 300])
+def test_rare_features_of_a_small_batch_stay_measured(n_small):
+    """Thousands of them are zero by chance, and some of them beat a chance of e^-5."""
+    rng = np.random.default_rng(n_small)
+    rate, n_cells = rng.beta(0.3, 3, 4000), np.array([n_small, 5000])
+    wrong = 0
+    for _ in range(20):
+        nonzero = shown(rng, rate, n_cells)
+        assert (nonzero[0] == 0).sum() > 400
+        wrong += (~find_panel(nonzero, n_cells)).any()
+    assert wrong <= 1
+
+
+@pytest.mark.parametrize("share", [0.0003, 0.01, 0.05, 0.95])
+def test_absent_features_are_found(share):
+    rng = np.random.default_rng(0)
+    rate, n_cells = rng.beta(0.3, 3, 4000), np.array([300, 5000])
+    common = np.flatnonzero(rate > 0.2)
+    absent = rng.choice(4000 if share > 0.5 else common, round(share * 4000), replace=False)
+    nonzero = shown(rng, rate, n_cells, absent)
+    panel = find_panel(nonzero, n_cells)
+    assert not panel[0, np.intersect1d(absent, common)].any()
+    assert panel[0, np.setdiff1d(np.flatnonzero(nonzero[0]), absent)].all()
+    assert panel[1].all()
+    if share < 0.5:  # in a panel of a twentieth of the genes, a zero of a rare one is off it
+        assert panel[0, np.setdiff1d(np.arange(4000), absent)].mean() > 0.995
+
+
+def test_a_shallow_batch_is_no_panel():
+    """A fourth of the depth leaves many more zeros, in rare features."""
+    rng = np.random.default_rng(0)
+    rate, n_cells = rng.beta(0.3, 3, 4000), np.array([100, 5000])
+    nonzero = np.stack([rng.binomial(100, rate / 4), rng.binomial(5000, rate)])
+    assert find_panel(nonzero, n_cells).all()
+
+
+def test_a_batch_that_differs_needs_stronger_evidence():
+    """Rates that go up and down between batches: a zero where 20 cells were due is no news."""
+    rng = np.random.default_rng(0)
+    rate, n_cells = rng.uniform(0.02, 0.3, 200), np.array([300, 3000])
+    other = rate * rng.gamma(0.8, 1 / 0.8, 200)
+    nonzero = np.stack([rng.poisson(300 * other), rng.binomial(3000, rate)]).clip(0, 300)
+    nonzero[0, 5] = 0
+    assert find_panel(nonzero, n_cells).all()
+    same = shown(rng, rate, n_cells, [5])
+    assert list(np.flatnonzero(~find_panel(same, n_cells)[0])) == [5]
+
+
+# Recorded panels
+
+
+def recorded(mosaic) -> md.MuData:
+    """`cite` measured proteins 3 to 5, as recorded; the counts alone would say 2 to 5."""
+    table = pd.DataFrame(True, index=mosaic["protein"].var_names, columns=["cite", "asap"])
+    table.loc[table.index[:3], "cite"] = False
+    mosaic = with_panel(mosaic)
+    mosaic["protein"].varm["measured"] = table
+    return mosaic
+
+
+def test_a_record_is_used_and_beats_the_guess(mosaic, manager_of):
+    panel = state_of(manager_of(recorded(mosaic)), "protein")["panel"]
+    np.testing.assert_array_equal(panel[1], [False] * 3 + [True] * 3)
+    assert panel[[0, 2]].all()
+
+
+def test_batches_without_a_record_are_guessed(mosaic, manager_of):
+    mosaic = recorded(mosaic)
+    mosaic["protein"].varm["measured"] = mosaic["protein"].varm["measured"][["asap"]]
+    panel = state_of(manager_of(mosaic), "protein")["panel"]
+    np.testing.assert_array_equal(panel[1], [False] * 2 + [True] * 4)
+
+
+def test_what_is_given_beats_the_record(mosaic, manager_of):
+    panels = {"protein": {"cite": ["protein5"]}}
+    panel = state_of(manager_of(recorded(mosaic), panels=panels), "protein")["panel"]
+    np.testing.assert_array_equal(panel[1], [False] * 5 + [True])
+    assert state_of(manager_of(mosaic, panels={"protein": {}}), "protein")["panel"].all()
+
+
+def test_a_record_of_other_batches_is_said_to_be_unused(mosaic, manager_of):
+    with pytest.warns(UserWarning, match=r"'cite', 'asap'.*batch_key"):
+        manager_of(recorded(mosaic), batch_key="site")
+
+
+def test_a_users_own_entry_is_no_record(mosaic, manager_of):
+    mosaic["protein"].varm["measured"] = np.zeros((6, 2))
+    assert state_of(manager_of(mosaic), "protein")["panel"].all()
 
 
 def test_a_batch_without_the_modality_has_a_full_panel(mosaic, manager_of):

@@ -256,13 +256,6 @@ def test_preset_trains_as_in_the_paper(make_mosaic):
     assert model.predict().notna().all()
 
 
-def test_a_mosaic_hides_whole_modalities_more_often(make_mosaic):
-    model = make(make_mosaic(), epochs=1, head_steps=0)
-    assert model.module.modality_dropout == 0.5
-    model = make(make_mosaic(), epochs=1, head_steps=0, modality_dropout=0.3)
-    assert model.module.modality_dropout == 0.3
-
-
 def test_what_is_shared_works_without_a_posterior(reference):
     table = reference.differential_expression(
         groupby="cell_type", group1="type0", modality="protein", silent=True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from mumask import MaskedVAE
+from mumask import CrossAttentionMAE, MaskedVAE
+from mumask.datasets import simulate_mosaic
 
 
 @pytest.fixture
@@ -182,3 +184,128 @@ def _renamed(mdata: md.MuData, name: str) -> md.MuData:
     renamed = md.MuData({name: mdata["rna"].copy()})
     renamed.obs = mdata.obs.copy()
     return renamed
+
+
+# Panels of a query
+
+
+@pytest.fixture
+def many_genes():
+    """400 cells with proteins and 300 genes: the first half is rare, the last fifty are common."""
+    mdata = simulate_mosaic(
+        400, {"one": ("rna", "protein")}, n_features={"rna": 300, "protein": 6}, seed=2
+    )
+    rng, values = np.random.default_rng(0), mdata["rna"].X.toarray()
+    values[:, :150] *= rng.random((400, 150)) < 0.05
+    values[:, 250:] = rng.random((400, 50)) < 0.4
+    mdata["rna"].X = values
+    return mdata
+
+
+def panel_of(model, batch: str) -> np.ndarray:
+    state = model.registry_["field_registries"]["X_rna"]["state_registry"]
+    return state["panel"][model.batches.index(batch)]
+
+
+def part(mdata, cells, batch: str) -> md.MuData:
+    rna = mdata["rna"][cells].copy()
+    rna.obs_names = batch + rna.obs_names
+    query = md.MuData({"rna": rna})
+    query.obs["batch"] = batch
+    return query
+
+
+@pytest.mark.parametrize("model", [MaskedVAE, CrossAttentionMAE])
+def test_panels_of_a_query(many_genes, model):
+    """What is recorded with the query is used; else what chance does not explain is masked."""
+    model.setup_mudata(many_genes, batch_key="batch")
+    reference = model(many_genes)
+    reference.train(max_epochs=1, enable_progress_bar=False)
+
+    small = part(many_genes, slice(0, 25), "small")
+    rare = np.asarray((small["rna"].X > 0).sum(axis=0)).ravel() == 0
+    assert rare.sum() > 20
+    mapped = model.load_query_data(small, reference)
+    assert panel_of(mapped, "small").all()
+
+    targeted = part(many_genes, slice(0, 100), "targeted")
+    values = targeted["rna"].X.copy()
+    values[:, 250:] = 0
+    targeted["rna"].X = values
+    mapped = model.load_query_data(targeted, reference)
+    assert not panel_of(mapped, "targeted")[250:].any()
+    assert panel_of(mapped, "targeted")[values.any(axis=0)].all()
+
+    names = many_genes["rna"].var_names
+    record = pd.DataFrame({"small": names.isin(names[5:])}, index=names)
+    small["rna"].varm["measured"] = record
+    order = np.random.default_rng(0).permutation(300)
+    small = md.MuData({"rna": small["rna"][:, order].copy()})
+    small.obs["batch"] = "small"
+    mapped = model.load_query_data(small, reference)
+    np.testing.assert_array_equal(panel_of(mapped, "small"), np.arange(300) >= 5)
+    assert not mapped.module.panel_rna[mapped.batches.index("small"), :5].any()
+
+
+# Flags of new types
+
+
+@pytest.fixture(scope="module", params=[MaskedVAE, CrossAttentionMAE])
+def annotated(request):
+    """A labelled reference, and other cells of the same types."""
+    mdata = simulate_mosaic(
+        1000, {"one": ("rna", "protein")}, n_features={"rna": 60, "protein": 12}, seed=3
+    )
+    first = np.random.default_rng(0).random(mdata.n_obs) < 0.6
+    reference, query = mdata[first].copy(), mdata[~first].copy()
+    request.param.setup_mudata(reference, batch_key="batch", labels_key="cell_type")
+    model = request.param(reference, n_latent=10)
+    # MaskedVAE learns from 60 % of the cells and judges the others; CrossAttentionMAE sets a fifth
+    # of the labels aside by itself.
+    share = {"train_size": 0.6} if request.param is MaskedVAE else {}
+    model.train(max_epochs=8, enable_progress_bar=False, **share)
+    if request.param is CrossAttentionMAE:
+        model.finetune(head_steps=100)
+    return model, query
+
+
+@pytest.mark.parametrize("source", [None, "rna", "protein"])
+@pytest.mark.parametrize("known_share", [0.9, 0.97])
+def test_flagged_share_of_known_types(annotated, source, known_share):
+    """Of new cells of known types as many are flagged as was asked for, from any modality."""
+    model, query = annotated
+    table = model.annotate(query, source=source, known_share=known_share)
+    n = [model.known_types_["views"][0]["n_cells"], query.n_obs]
+    deviation = np.sqrt(known_share * (1 - known_share) * (1 / n[0] + 1 / n[1]))
+    expected = pytest.approx(1 - known_share, abs=3 * deviation)
+    assert table["mumask_new_type"].mean() == expected
+
+
+def test_cells_are_encoded_once(annotated, monkeypatch):
+    model, query = annotated
+    encode, seen = model.module.inference, []
+
+    def counting(tensors, **kwargs):
+        seen.append(len(tensors["batch"]))
+        return encode(tensors, **kwargs)
+
+    monkeypatch.setattr(model.module, "inference", counting)
+    table = model.annotate(query)
+    assert sum(seen) == query.n_obs
+    assert table["mumask_label"].equals(model.predict(query))
+    assert table["mumask_novelty"].equals(model.get_novelty(query))
+    np.testing.assert_allclose(table["mumask_uncertainty"], model.get_label_uncertainty(query))
+
+
+def test_a_type_without_a_label_stands_out(annotated):
+    """Cells of a profile that no type has are farther than all known ones."""
+    model, query = annotated
+    strange = md.MuData({name: query[name][:200].copy() for name in query.mod})
+    strange.obs["batch"] = "one"
+    rng = np.random.default_rng(0)
+    for adata in strange.mod.values():
+        adata.X = adata.X[:, rng.permutation(adata.n_vars)]
+    novelty = model.get_novelty(strange)
+    assert novelty.median() > 0.9
+    assert novelty.max() > 1
+    assert model.get_novelty(query).median() == pytest.approx(0.5, abs=0.1)

@@ -250,3 +250,12 @@ def test_plain_values_come_back():
     pd.testing.assert_frame_equal(back["t"], table, check_index_type=False)
     with pytest.raises(TypeError, match="cannot be saved"):
         to_plain({"f": lambda x: x})
+
+
+def test_what_cannot_be_saved_is_refused_at_once(mosaic):
+    """Not after hours of training."""
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    with pytest.raises(TypeError, match=r"`schedule`.*train\(schedule=...\)"):
+        MaskedVAE(mosaic, schedule=lambda presence: (presence, presence))
+    with pytest.raises(TypeError, match=r"`weights`.*numbers, text"):
+        MaskedVAE(mosaic, weights={"kl": np.add})

@@ -77,7 +77,7 @@ def test_panels_survive_a_file_and_a_subset_and_reach_the_model(batches, tmp_pat
     again.update()
     panels = pp.panels(again)
     assert panels["rna"]["spatial"] == ["g7", "g1"]
-    MaskedVAE.setup_mudata(again, batch_key="batch", panels=panels)
+    MaskedVAE.setup_mudata(again, batch_key="batch")  # the record is read without being told
     module = MaskedVAE(again, n_latent=2, n_hidden=4).module
     assert module.panel_rna.tolist()[2] == [True, False, True]
 

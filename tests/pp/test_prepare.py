@@ -67,6 +67,27 @@ def test_selection(simulated, flavor):
     assert (chosen["rna"].X != simulated["rna"][:, chosen["rna"].var_names].X).nnz == 0
 
 
+def test_cells_without_a_count_in_the_chosen_features_are_told(simulated):
+    """Fifty cells lose all their counts: what the warning says to do makes them usable."""
+    rna = simulated["rna"]
+    X = rna.X.toarray()
+    X[:50] = 0
+    X[np.arange(50), np.argsort((X > 0).sum(axis=0))[:50]] = 1
+    rna.X = sp.csr_matrix(X)
+    with pytest.warns(
+        UserWarning, match=r"'rna': 50 cells have no count.*CITE-seq_.*47 more"
+    ) as told:
+        chosen = pp.select_features(simulated, "rna", 40, flavor="frequency")
+    assert chosen["rna"].n_obs == rna.n_obs
+    with pytest.raises(ValueError, match="no non-zero value at all in 50 cells"):
+        MaskedVAE.setup_mudata(chosen)
+    way_out = str(told[0].message).split("not measured: ")[1].split(" mumask.pp")[0].rstrip(".")
+    exec(way_out, {"np": np, "mdata": chosen})
+    assert chosen["rna"].n_obs == rna.n_obs - 50
+    kept_by_protein = chosen[chosen.obs_names.isin(chosen["protein"].obs_names)]
+    assert kept_by_protein.n_obs == simulated["protein"].n_obs
+
+
 def test_selection_by_scikit_misc():
     pytest.importorskip("skmisc")
     mdata = datasets.simulate_mosaic(300, n_features={"rna": 400, "protein": 5, "atac": 20})

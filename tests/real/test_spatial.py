@@ -31,7 +31,7 @@ def imputed(real_data, starmap):
     whole = {"starmap": starmap, "snare": rna}
     seen = {b: a[:, ~a.var_names.isin(hidden[b])].copy() for b, a in whole.items()}
     mdata = mumask.pp.concat_batches(seen)
-    MaskedVAE.setup_mudata(mdata, batch_key="batch", panels=mumask.pp.panels(mdata))
+    MaskedVAE.setup_mudata(mdata, batch_key="batch")
     model = MaskedVAE(mdata, condition_encoder=True)
     model.train(max_epochs=10, enable_progress_bar=False, accelerator="cpu")
     complete = model.impute()["rna"]

@@ -10,8 +10,6 @@ from typing import Annotated
 import typer
 from mudata import MuData
 
-from mumask import pp
-
 from ._files import check_output, read_mudata, write_mudata
 from ._models import MODELS, ModelName
 from ._session import InputError, checking_input, fit, say, session, set_seed, set_threads
@@ -107,7 +105,6 @@ def integrate(
         with checking_input():
             for key in (batch_key, labels_key):
                 _bring_up(mdata, key)
-            panels = pp.panels(mdata, batch_key) if batch_key in mdata.obs else {}
             used = _split(modalities) or list(mdata.mod)
             chosen = MODELS[model_name]
             chosen.setup_mudata(
@@ -118,7 +115,6 @@ def integrate(
                 batch_key=batch_key,
                 labels_key=labels_key,
                 unlabeled_category=unlabeled,
-                panels={name: panel for name, panel in panels.items() if name in used},
             )
             wanted = _split(impute_modality) or used
             if impute:

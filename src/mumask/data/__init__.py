@@ -10,10 +10,13 @@ from ._fields import (
 )
 from ._loader import MosaicLoader, MosaicSplitter
 from ._manager import MosaicManager
+from ._panels import PANEL_KEY
 from ._rows import column_map, keep_order, presence, row_map
+from ._scan import name_some
 from ._validate import check_modality_names
 
 __all__ = [
+    "PANEL_KEY",
     "CategoricalCovariatesField",
     "CategoricalField",
     "ContinuousCovariatesField",
@@ -27,6 +30,7 @@ __all__ = [
     "keep_order",
     "keys",
     "matrix_of",
+    "name_some",
     "presence",
     "row_map",
 ]

@@ -13,7 +13,7 @@ from . import _keys
 from ._blocks import matrix_of, row_reader
 from ._dataset import ModalityRows, MosaicDataset
 from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
-from ._panels import find_panel, given_panel, log_panel
+from ._panels import find_panel, given_panel, log_panel, recorded_panels, warn_unused
 from ._rows import column_map, keep_order, row_map
 from ._scan import scan
 from ._validate import check_is_mosaic, check_names, check_values
@@ -81,7 +81,7 @@ class MosaicManager(AnnDataManager):
         panel = np.ones((len(batches), len(names)), dtype=bool)
         kept = {}
         if source is not None:
-            kept = {key: source[key] for key in ("profile", "total", "detection")}
+            kept = {key: source[key] for key in ("profile", "total", "detection", "n_measured")}
             panel[: len(source["panel"])] = source["panel"]
         if field.modality not in mdata.mod:
             return {"panel": panel, **kept}
@@ -99,13 +99,23 @@ class MosaicManager(AnnDataManager):
                 panel = given_panel(field.panels, field.modality, batches, names)
             else:
                 panel = find_panel(found.nonzero, n_cells)
+                recorded = recorded_panels(adata, names)
+                warn_unused(recorded, field.modality, batches)
+                for code, batch in enumerate(batches):
+                    panel[code] = recorded.get(batch, panel[code])
             log_panel(panel, field.modality, batches)
             # Averages over the cells that measured a feature, so that a panel does not dilute them.
             measured_in = np.maximum((panel * n_cells[:, None]).sum(axis=0), 1)
             mean = found.feature_totals / measured_in
             total = float(max(mean.sum(), 1e-12))
             detection = found.nonzero.sum(axis=0) / measured_in
-            return {"panel": panel, "profile": mean / total, "total": total, "detection": detection}
+            return {
+                "panel": panel,
+                "profile": mean / total,
+                "total": total,
+                "detection": detection,
+                "n_measured": measured_in,
+            }
 
         columns = column_map(adata.var_names, names)
         columns = np.arange(len(names)) if columns is None else columns
@@ -117,7 +127,15 @@ class MosaicManager(AnnDataManager):
                 "panel with load_query_data()."
             )
         new = np.arange(len(batches)) >= len(source["panel"])
-        panel[new] &= find_panel(found.nonzero[:, columns], n_cells, source["detection"])[new]
+        if new.any():
+            seen = np.where(columns >= 0, source["detection"] * source["n_measured"], 0.0)
+            reference = (seen, source["n_measured"])
+            panel[new] = find_panel(found.nonzero[:, columns], n_cells, reference)[new]
+        if query:
+            for batch, measured in recorded_panels(adata, names).items():
+                if batch in batches:
+                    code = batches.index(batch)
+                    panel[code] = measured if new[code] else panel[code] & measured
         panel[n_cells > 0] &= columns >= 0
         if new.any():
             log_panel(panel, field.modality, batches)

@@ -1,28 +1,54 @@
-"""Panels: which features a batch measured."""
+"""Panels: which features a batch measured, as told, else as recorded, else as found."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import gammaln
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from anndata import AnnData
+
 logger = logging.getLogger("mumask")
 
-# A rare feature is zero in a small batch by chance, and a chance zero is a measurement. A feature
-# counts as not measured if at least this many cells of the batch should have shown it (a chance
-# below e^-5), and with it all zero features of a batch that has far more of them than chance leaves.
-EXPECTED_CELLS = 5.0
-MORE_THAN_CHANCE = 2.0
+# A table features x batches in ``varm``: it is written with the file and, unlike lists of names
+# in ``uns``, follows when features are dropped or reordered.
+PANEL_KEY = "measured"
+
+# How often a batch that measured everything may be said to lack something.
+LEVEL = 0.01
+# Dispersion of rates between batches before any feature was seen (mean of an exponential prior).
+PRIOR_DISPERSION = 0.25
+# Features from which depth and dispersion are fitted, at most.
+N_FITTED = 2000
 
 
 def find_panel(
-    nonzero: np.ndarray, n_cells: np.ndarray, detection: np.ndarray | None = None
+    nonzero: np.ndarray,
+    n_cells: np.ndarray,
+    reference: tuple[np.ndarray, np.ndarray] | None = None,
+    level: float = LEVEL,
 ) -> np.ndarray:
-    """Panel `F_m` from the data: a feature that is zero all over one batch but not in another.
+    """Panel `F_m` from the data: features whose absence from a batch chance does not explain.
+
+    A zero of a rare feature in a small batch is a measurement, so a feature that no cell of a
+    batch shows is weighed against the chance of just that. The number of cells that show a
+    measured feature is taken as negative binomial around the rate in the other batches times the
+    cells of this batch, times a factor for its depth. Its dispersion is that of rates between
+    batches plus that of a rate known from few cells (without the former, the test is the
+    conditional one of two Poisson counts). Depth and dispersion are fitted to the features that
+    the batch does show (zeros truncated), so that a batch of one cell type, whose rates the
+    others predict badly, needs stronger evidence. A batch lacks an unknown share of the features,
+    fitted by maximum likelihood (EM); if a likelihood-ratio test speaks for a share above zero,
+    features more likely absent than zero by chance (posterior above one half) are taken out. For
+    a single absent feature the test is a Bonferroni correction over all features and batches.
 
     Parameters
     ----------
@@ -30,25 +56,127 @@ def find_panel(
         Cells of every batch in which the feature is not zero, shape ``(n_batch, n_features)``.
     n_cells
         Cells of every batch that have the modality, shape ``(n_batch,)``.
-    detection
-        Share of a reference's cells in which each feature is not zero, shape ``(n_features,)``;
-        by default that of the other batches.
+    reference
+        What to compare with instead of the other batches: cells of a reference in which each
+        feature is not zero, and cells in which it was measured, each of shape ``(n_features,)``.
+    level
+        Probability of finding fault with data in which everything was measured.
 
     Returns
     -------
     Booleans of shape ``(n_batch, n_features)``; False where the batch did not measure the feature.
-    Batches without the modality, and features that are zero everywhere, are left True.
+    Batches without the modality, and features that are zero everywhere else, are left True.
     """
-    others = n_cells.sum() - n_cells
-    rate = detection
-    if detection is None:
-        rate = (nonzero.sum(axis=0) - nonzero) / np.maximum(others, 1)[:, None]
-    expected = rate * n_cells[:, None]
-    zero, elsewhere = nonzero == 0, expected > 0
-    by_chance = np.where(elsewhere, np.exp(-expected), 0.0).sum(axis=1, keepdims=True)
-    n_zero = (zero & elsewhere).sum(axis=1, keepdims=True)
-    targeted = n_zero > MORE_THAN_CHANCE * by_chance + EXPECTED_CELLS
-    return ~(zero & elsewhere & (targeted | (expected >= EXPECTED_CELLS)))
+    panel = np.ones(nonzero.shape, dtype=bool)
+    here = np.flatnonzero(n_cells)
+    for batch in here:
+        seen, n_others = reference or (
+            nonzero.sum(axis=0) - nonzero[batch],
+            n_cells.sum() - n_cells[batch],
+        )
+        expected = seen * (n_cells[batch] / np.maximum(n_others, 1))
+        chance = _chance_of_zero(nonzero[batch], expected, seen)
+        panel[batch] = _measured(nonzero[batch] > 0, chance, level / len(here))
+    return panel
+
+
+def _measured(shown: np.ndarray, chance: np.ndarray, level: float) -> np.ndarray:
+    """Features that a batch measured, ``(n_features,)``, by the chance of not showing them."""
+    could = chance < 1
+    absent = could & ~shown
+    by_chance = chance[absent]
+    share = 0.5 if absent.any() else 0.0
+    for _ in range(100 if absent.any() else 0):
+        share = _posterior(share, by_chance).sum() / could.sum()
+    share = min(share, 1 - 1e-12)
+    gain = np.log(share / by_chance + 1 - share).sum()
+    gain += (could & shown).sum() * np.log1p(-share)
+    # One absent feature among n gains log(1 / (n p)) - 1 over chance p: above it, n p < level.
+    if gain > np.log(1 / level) - 1:
+        absent[absent] = _posterior(share, by_chance) > 0.5
+        return ~absent
+    return np.ones(len(shown), dtype=bool)
+
+
+def _posterior(share: float, by_chance: np.ndarray) -> np.ndarray:
+    return share / (share + (1 - share) * by_chance)
+
+
+def _chance_of_zero(shown: np.ndarray, expected: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Probability that no cell of a batch shows a measured feature, shape ``(n_features,)``.
+
+    Parameters
+    ----------
+    shown
+        Cells of the batch that show the feature.
+    expected
+        Those that should, at the rate of the others.
+    seen
+        Cells elsewhere that this rate comes from.
+    """
+    some = np.flatnonzero((shown > 0) & (seen > 0))
+    some = some[:: len(some) // N_FITTED + 1]
+    k, mean, sampling = shown[some], expected[some], 1 / seen[some]
+
+    def loss(parameters: np.ndarray) -> float:
+        depth, between = np.exp(parameters)
+        mu, dispersion = depth * mean, between + sampling
+        size, log_zero = 1 / dispersion, _log_zero(mu, dispersion)
+        log_p = gammaln(k + size) - gammaln(size) - gammaln(k + 1)
+        log_p += k * np.log(mu / (size + mu)) + log_zero - np.log(-np.expm1(log_zero))
+        return between / PRIOR_DISPERSION - log_p.sum()
+
+    start = [np.log(k.sum() / mean.sum()) if len(some) else 0.0, np.log(PRIOR_DISPERSION)]
+    bounds = [(start[0] - 3, start[0] + 3), (np.log(1e-4), np.log(100))]
+    depth, between = np.exp(minimize(loss, start, bounds=bounds, method="Nelder-Mead").x)
+    log_zero = _log_zero(depth * expected, between + 1 / np.maximum(seen, 1))
+    # Not below the smallest number above 0, by which is divided.
+    return np.exp(np.maximum(log_zero, -700.0))
+
+
+def _log_zero(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    return -np.log1p(dispersion * mean) / dispersion
+
+
+def recorded_panels(adata: AnnData, names: np.ndarray) -> dict[str, np.ndarray]:
+    """Measured features by batch as recorded in ``varm["measured"]``.
+
+    Parameters
+    ----------
+    adata
+        One modality.
+    names
+        Features in the order wanted; those that `adata` lacks count as not measured.
+
+    Returns
+    -------
+    Batch -> booleans of shape ``(len(names),)``; empty without a record.
+    """
+    table = adata.varm.get(PANEL_KEY)
+    if not is_record(table):
+        return {}
+    table = table.set_axis(adata.var_names.astype(str), axis=0).reindex(names, fill_value=False)
+    return {str(batch): table[batch].to_numpy(dtype=bool) for batch in table}
+
+
+def is_record(table) -> bool:
+    """A data frame of booleans; anything else under that key is the user's own."""
+    return isinstance(table, pd.DataFrame) and all(
+        pd.api.types.is_bool_dtype(kind) for kind in table.dtypes
+    )
+
+
+def warn_unused(recorded: Mapping[str, np.ndarray], modality: str, batches: Sequence[str]) -> None:
+    """Say that panels were recorded for something else than the batches."""
+    partial = [batch for batch, measured in recorded.items() if not measured.all()]
+    if partial and not set(recorded) & set(batches):
+        warnings.warn(
+            f"Modality {modality!r}: the panels recorded in varm[{PANEL_KEY!r}] are those of "
+            f"{list(recorded)}, none of which is a batch. Pass the column with these names as "
+            "`batch_key`; without it, features that were not measured count as zeros.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def given_panel(

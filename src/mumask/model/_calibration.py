@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
-from sklearn.covariance import ledoit_wolf
+from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
-from mumask.data import keys
+from mumask.data import keys, presence
 
-from ._labels import LabelsMixin
+from ._labels import LabelsMixin, entropy_share
 
-# Share of the labelled reference cells that are at most as unusual as a cell that is not flagged.
+# Share of the cells of known types that are not flagged as a new type.
 KNOWN_SHARE = 0.99
-N_LEVELS = 201
+# A cell is compared with its nearest labelled cells, of which the model keeps so many at most.
+N_NEIGHBORS = 10
+KEPT_CELLS = 10_000
+LEVELS = np.linspace(0, 1, 1001)
+# Up to so many modalities every subset of them is calibrated, beyond it one and all.
+ALL_SUBSETS = 3
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -36,19 +41,10 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(log_t.detach().exp().clamp(0.2, 10.0))
 
 
-def class_distance(z: np.ndarray, means: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Squared Mahalanobis distance of each row to the nearest class mean, shape ``(n,)``."""
-    nearest = np.full(len(z), np.inf)
-    for mean in means:
-        d = z - mean
-        nearest = np.minimum(nearest, np.einsum("ij,jk,ik->i", d, precision, d))
-    return nearest
-
-
 class CalibrationMixin(LabelsMixin):
     """Calibrated probabilities and the recognition of cell types that the reference lacks."""
 
-    # Class means, shared precision and quantiles of distances; None without labels.
+    # Labelled cells in the latent space and quantiles of the distances to them; None without labels.
     known_types_ = None
 
     def _calibrate(self) -> None:
@@ -69,42 +65,65 @@ class CalibrationMixin(LabelsMixin):
         self._calibrate_on(codes, cells, held)
 
     def _calibrate_on(self, codes: np.ndarray, cells: np.ndarray, held: np.ndarray) -> None:
-        """Class statistics of labelled `cells`; how sure to be from `held` ones, if enough."""
-        z = self._corrected(self.adata, cells)
-        means, within = [], []
-        for code in np.unique(codes[cells]):
-            members = z[codes[cells] == code]
-            means.append(members.mean(axis=0))
-            within.append(members - means[-1])
-        covariance = ledoit_wolf(np.concatenate(within), assume_centered=True)[0]
-        # One labelled cell per class says nothing of the spread within: a share of the total does.
-        ridge = 1e-3 * z.var(axis=0).mean() + 1e-12
-        precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-        self.temperature_ = 1.0
-        if len(held) >= 5 * self.module.n_classes:
-            logits = self._logits(held)
+        """Keep labelled `cells`; how sure to be, and how far to be, from `held` ones if enough."""
+        self.temperature_, enough = 1.0, len(held) >= 5 * self.module.n_classes
+        if enough:
+            logits = torch.as_tensor(self._latent_and_logits(self.adata, held)[1])
             self.temperature_ = fit_temperature(logits, torch.as_tensor(codes[held]))
-            cells, z = held, self._corrected(self.adata, held)
-        self.known_types_ = {"means": np.stack(means), "precision": precision}
-        levels = np.linspace(0, 1, N_LEVELS)
-        distance = class_distance(z, self.known_types_["means"], precision)
-        self.known_types_["distance"] = np.quantile(distance, levels)
-        uncertainty = self.get_label_uncertainty(indices=cells)
-        self.known_types_["uncertainty"] = np.quantile(uncertainty, levels)
+        kept = _some_of_each(codes[cells], KEPT_CELLS)
+        z, _ = self._latent_and_logits(self.adata, cells[kept])
+        k = max(1, min(N_NEIGHBORS, len(cells) // self.module.n_classes))
+        self.known_types_ = {"cells": z, "n_neighbors": k, "views": []}
+        judged = held if enough else cells[kept]
+        has = presence(self.adata, self.modalities)[judged]
+        for view in self._calibrated_views():
+            here = has[:, [m in view for m in self.modalities]].all(axis=1)
+            if here.any():
+                z, _ = self._latent_and_logits(self.adata, judged[here], view)
+                itself = None if enough else np.flatnonzero(here)
+                distance = np.quantile(self._distance(z, itself), LEVELS)
+                self.known_types_["views"].append(
+                    {"modalities": view, "n_cells": int(here.sum()), "distance": distance}
+                )
 
-    def _corrected(self, mdata, cells, source=None, batch_size=None) -> np.ndarray:
-        """Corrected latent space, where distances to known types are measured."""
+    def _calibrated_views(self) -> Iterator[list[str]]:
+        """Sets of modalities that a query may come with, the largest first."""
+        names = self.modalities
+        sizes = range(len(names), 0, -1) if len(names) <= ALL_SUBSETS else (len(names), 1)
+        for size in sizes:
+            yield from map(list, combinations(names, size))
+
+    def _distance(self, z: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
+        """Mean distance to the nearest labelled cells, ``(n,)``; `itself` are cells not to count."""
+        cells, k = self.known_types_["cells"], self.known_types_["n_neighbors"]
+        distance, missing = np.full(len(z), np.nan), np.isnan(z).any(axis=1)
+        if missing.all():
+            return distance
+        k = min(k + (itself is not None), len(cells))
+        near, which = NearestNeighbors(n_neighbors=k).fit(cells).kneighbors(z[~missing])
+        if itself is not None and k > 1:
+            other = which != itself[:, None]
+            other[other.all(axis=1), -1] = False  # beyond k cells in the same place
+            near = near[other].reshape(len(z), k - 1)
+        distance[~missing] = near.mean(axis=1)
+        return distance
+
+    def _latent_and_logits(self, mdata, cells, source=None, batch_size=None):
+        """Corrected latent space, where distances to known types are measured, and logits."""
         n_latent = self.module.n_latent
-        read = itemgetter("corrected")
-        return self._collect(read, n_latent, mdata, cells, source, batch_size)
+        both = self._collect(
+            lambda out: torch.cat([out["corrected"], out["logits"]], dim=1),
+            n_latent + self.module.n_classes,
+            mdata,
+            cells,
+            source,
+            batch_size,
+        )
+        return both[:, :n_latent], both[:, n_latent:]
 
     def _unfitted_cells(self) -> np.ndarray:
         parts = [i for i in (self.validation_indices, self.test_indices) if i is not None]
         return np.concatenate(parts).astype(int) if parts else np.empty(0, dtype=int)
-
-    def _logits(self, cells: np.ndarray) -> torch.Tensor:
-        parts = [out["logits"].cpu() for _, out, _ in self._encode(self.adata, cells, None, None)]
-        return torch.cat(parts).clone()
 
     def get_novelty(
         self,
@@ -115,12 +134,17 @@ class CalibrationMixin(LabelsMixin):
     ) -> pd.Series:
         """How unlike a cell is to every labelled cell type of the reference.
 
-        A new type lies far from all known ones, or between some of them. So the value is the
-        greater of two shares: of labelled reference cells that are nearer to their class mean
-        (Mahalanobis distance in the corrected latent space), and of those with a more certain
-        label. 0.5 is ordinary, values near 1 speak for a cell type that the reference lacks
-        (identification of new types of inClust). Beyond the farthest reference cell the value
-        exceeds 1 and grows with the distance, so that ranks stay meaningful.
+        A new type lies far from the labelled cells. What is looked at is the mean distance to the
+        nearest ten of them in the corrected latent space; the value is the share of known cells
+        for which it is smaller, that is 1 less a conformal p-value: 0.5 is ordinary, and about
+        1 % of the cells of known types exceed 0.99. Known cells are labelled cells that no label
+        was learned from, seen through the modalities that the cell in question has; where too few
+        were held back, those of the training, which are closer together than new cells are to
+        them. Beyond the farthest of them the value exceeds 1 and grows with the distance, so that
+        ranks stay meaningful.
+
+        The share holds for cells like those of the reference. Cells of another batch can be
+        farther out as a whole.
 
         Returns
         -------
@@ -132,21 +156,7 @@ class CalibrationMixin(LabelsMixin):
         >>> bool((novelty > 0.99).mean() < 0.5)
         True
         """
-        if self.known_types_ is None:
-            raise ValueError("Train the model with labels first: setup_mudata(labels_key=...).")
-        mdata, cells = self._cells(mdata, indices)
-        z = self._corrected(mdata, cells, source, batch_size)
-        uncertainty = self.get_label_uncertainty(mdata, cells, source=source, batch_size=batch_size)
-        known, levels = self.known_types_, np.linspace(0, 1, N_LEVELS)
-        distance = class_distance(z, known["means"], known["precision"])
-        novelty = np.maximum(
-            np.interp(distance, known["distance"], levels),
-            np.interp(uncertainty, known["uncertainty"], levels),
-        )
-        farthest = known["distance"][-1]
-        novelty = np.where(distance > farthest, distance / farthest, novelty)
-        novelty[np.isnan(z).any(axis=1)] = np.nan
-        return pd.Series(novelty, index=mdata.obs_names[cells], name="mumask_novelty")
+        return self._annotate(mdata, indices, source, batch_size)["mumask_novelty"]
 
     def annotate(
         self,
@@ -161,12 +171,12 @@ class CalibrationMixin(LabelsMixin):
         Parameters
         ----------
         known_share
-            Share of the labelled reference cells that would not be flagged as a new type.
+            Share of the cells of known types that are not flagged as a new type.
 
         Returns
         -------
-        Data frame by cell: ``mumask_label``, ``mumask_uncertainty``, ``mumask_novelty`` and
-        ``mumask_new_type`` (boolean).
+        Data frame by cell: ``mumask_label``, ``mumask_uncertainty``, ``mumask_novelty`` (see
+        :meth:`get_novelty`) and ``mumask_new_type`` (boolean).
 
         Examples
         --------
@@ -175,15 +185,46 @@ class CalibrationMixin(LabelsMixin):
         ['mumask_label', 'mumask_uncertainty', 'mumask_novelty', 'mumask_new_type']
         >>> mdata.obs[table.columns] = table
         """
-        options = {"source": source, "batch_size": batch_size}
-        mdata, cells = self._cells(mdata, indices)
-        table = pd.concat(
-            [
-                self.predict(mdata, cells, **options),
-                self.get_label_uncertainty(mdata, cells, **options),
-                self.get_novelty(mdata, cells, **options),
-            ],
-            axis=1,
-        )
+        table = self._annotate(mdata, indices, source, batch_size)
         table["mumask_new_type"] = table["mumask_novelty"] > known_share
         return table
+
+    def _annotate(self, mdata, indices, source, batch_size) -> pd.DataFrame:
+        """Labels, uncertainty and novelty from one pass over the cells."""
+        if self.known_types_ is None:
+            raise ValueError("Train the model with labels first: setup_mudata(labels_key=...).")
+        self._check_classifier()
+        mdata, cells = self._cells(mdata, indices)
+        z, logits = self._latent_and_logits(mdata, cells, source, batch_size)
+        probabilities = pd.DataFrame(self._probabilities(logits), mdata.obs_names[cells])
+        uncertainty = entropy_share(probabilities.to_numpy())
+        seen = presence(mdata, self.modalities)[cells] & self._source_columns(source).numpy()
+        table = self._labels_of(probabilities).to_frame()
+        table["mumask_uncertainty"] = uncertainty
+        table["mumask_novelty"] = self._novelty(seen, self._distance(z))
+        return table
+
+    def _novelty(self, seen: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """Novelty of cells seen through the modalities `seen`, booleans ``(n, M)``."""
+        novelty = np.full(len(seen), np.nan)
+        left, views = seen.any(axis=1), self.known_types_["views"]
+        for known in views:  # the largest view that a cell has
+            columns = [m in known["modalities"] for m in self.modalities]
+            here = left & seen[:, columns].all(axis=1)
+            if known is views[-1]:  # no known cell was seen as the others are
+                here = left
+            left = left & ~here
+            n, farthest = known["n_cells"], known["distance"][-1]
+            share = np.interp(distance[here], known["distance"], LEVELS) * n / (n + 1)
+            beyond = distance[here] > farthest
+            novelty[here] = np.where(beyond, distance[here] / max(farthest, 1e-12), share)
+        return novelty
+
+
+def _some_of_each(codes: np.ndarray, most: int) -> np.ndarray:
+    """Cells of every class, no more than `most` over all and no class cut below its even share."""
+    if len(codes) <= most:
+        return np.arange(len(codes))
+    each = max(1, most // len(np.unique(codes)))
+    drawn = np.random.default_rng(0).permutation(len(codes))
+    return np.sort(np.concatenate([drawn[codes[drawn] == c][:each] for c in np.unique(codes)]))

@@ -83,8 +83,8 @@ class CrossAttentionMAE(
     mask_ratio
         Share of the tokens hidden in stage 1.
     modality_dropout
-        Share of the training cells of which whole modalities are hidden; by default 0.15, and 0.5
-        where the data are a mosaic.
+        Share of the training cells of which whole modalities are hidden; by default 0.5, so that
+        a modality learns to stand in for the others (0 with the preset).
     transforms
         By modality what counts are turned into: ``"log1p"``, ``"clr"``, ``"tfidf"``, ``"binary"``
         or ``"identity"``. By default ``"clr"`` for modalities named protein, prot or adt,
@@ -167,7 +167,6 @@ class CrossAttentionMAE(
             transforms=transforms,
             **options,
         )
-        self._choose_dropout = "modality_dropout" not in options
         self._stage_options = STAGES[preset]
         self._model_summary_string = (
             f"CrossAttentionMAE with modalities {self.modalities}, {self.module.n_latent} latent "

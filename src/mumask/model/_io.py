@@ -125,6 +125,25 @@ class SaveLoadMixin(BaseModelClass):
     # What a query model froze; None for a model that was trained from scratch.
     mapped_ = None
 
+    def _get_init_params(self, arguments: dict) -> dict:
+        """As in scvi-tools; says at once, not after the training, what could not be saved."""
+        found = super()._get_init_params(arguments)
+        named = {**found["non_kwargs"], **found["kwargs"].get("module_kwargs", {})}
+        for name, value in named.items():
+            try:
+                to_plain(value)
+            except TypeError as error:
+                way_out = "Pass what it stands for as numbers, text, lists or arrays."
+                if callable(value):
+                    way_out = (
+                        f"A function of your own goes to train({name}=...), which needs no saving; "
+                        "the model takes the name of one that mumask has."
+                    )
+                raise TypeError(
+                    f"`{name}`: {value!r} could not be saved with the model. {way_out}"
+                ) from error
+        return found
+
     def save(
         self,
         dir_path: str,

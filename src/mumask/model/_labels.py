@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -72,22 +73,22 @@ class LabelsMixin(EncodeMixin):
         """
         self._check_classifier()
         mdata, cells = self._cells(mdata, indices)
-        values = self._collect(
-            lambda out: torch.softmax(out["logits"] / self.temperature_, dim=1),
-            self.module.n_classes,
-            mdata,
-            cells,
-            source,
-            batch_size,
+        logits = self._collect(
+            itemgetter("logits"), self.module.n_classes, mdata, cells, source, batch_size
         )
-        names = mdata.obs_names[cells]
-        table = pd.DataFrame(values, index=names, columns=self.classes)
-        if soft:
-            return table
+        table = pd.DataFrame(self._probabilities(logits), mdata.obs_names[cells], self.classes)
+        return table if soft else self._labels_of(table)
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities of logits ``(n, n_classes)``; NaN stays NaN."""
+        return torch.softmax(torch.as_tensor(logits) / self.temperature_, dim=1).numpy()
+
+    def _labels_of(self, table: pd.DataFrame) -> pd.Series:
+        """Most likely class of each row of probabilities; missing where they are."""
         unknown = table.isna().any(axis=1).to_numpy()
         codes = np.where(unknown, -1, table.fillna(0.0).to_numpy().argmax(axis=1))
         labels = pd.Categorical.from_codes(codes, categories=self.classes)
-        return pd.Series(labels, index=names, name="mumask_label")
+        return pd.Series(labels, index=table.index, name="mumask_label")
 
     def get_label_uncertainty(
         self,
@@ -105,6 +106,11 @@ class LabelsMixin(EncodeMixin):
         True
         """
         table = self.predict(mdata, indices, soft=True, source=source, batch_size=batch_size)
-        p = table.to_numpy(dtype=np.float64)
-        entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(axis=1) / np.log(p.shape[1])
-        return pd.Series(entropy.clip(0, 1), index=table.index, name="mumask_uncertainty")
+        return pd.Series(entropy_share(table.to_numpy()), table.index, name="mumask_uncertainty")
+
+
+def entropy_share(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy of each row over the largest possible one, shape ``(n,)``."""
+    p = probabilities.astype(np.float64)
+    entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(axis=1) / np.log(p.shape[1])
+    return entropy.clip(0, 1)

@@ -20,6 +20,10 @@ from ._setup import SetupMixin
 
 logger = logging.getLogger("mumask")
 
+# Steps of the default training of a query: one vector per new category is fitted, from a start at
+# the mean of the known ones, and nothing else.
+QUERY_STEPS = 200
+
 
 class QueryMixin(SetupMixin, SaveLoadMixin):
     """``load_query_data`` and what it freezes."""
@@ -176,6 +180,12 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         for name, module in self.module.named_modules():
             if isinstance(module, GrowingEmbedding):
                 module.freeze_first(known[name])
+
+    def _budget(self, steps: int, at_least: int) -> tuple[int, int]:
+        """Default steps and fewest epochs of a training; a query needs less than a reference."""
+        if self.mapped_ is None or self.mapped_["unfrozen"]:
+            return steps, at_least
+        return QUERY_STEPS, 1
 
     def _check_trainable(self) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):

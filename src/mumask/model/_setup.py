@@ -85,9 +85,11 @@ class SetupMixin(BaseModelClass):
         categorical_covariate_keys, continuous_covariate_keys
             Further columns of ``mdata.obs`` whose effect is to be removed.
         panels
-            Measured features by modality and batch, where a batch measured only some. By default
-            found: a feature that is zero in all cells of a batch, though its rate elsewhere makes
-            that implausible, was not measured there.
+            Measured features by modality and batch, where a batch measured only some; batches
+            not named measured all. By default what :func:`mumask.pp.concat_batches` recorded in
+            ``mdata[modality].varm["measured"]`` (booleans, features x batches); for batches
+            without a record it is found: a feature that is zero in all cells of a batch, though
+            its rate elsewhere makes that implausible, was not measured there.
         mask_layers
             By modality, a layer of booleans that is False where an element was not measured.
         **kwargs

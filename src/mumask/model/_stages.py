@@ -18,9 +18,6 @@ from ._training import LOOKING, allow_unused_weights, default_epochs
 STEPS = 540
 # Cells from which input constants and axes are taken.
 PREPARATION_CELLS = 20_000
-# Share of training cells that lose modalities where every cell has all, and in a mosaic, where
-# the projections that stand in for an absent modality have to be learned well.
-MODALITY_DROPOUT = {"complete": 0.15, "mosaic": 0.5}
 # Share of the labelled cells that calibration sets aside while it judges a first head.
 CALIBRATION_SHARE = 0.2
 CALIBRATION_STEPS = 1000
@@ -41,8 +38,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the data; by default as many as give about 540 steps, or what the preset
-            says. 0 leaves the model at the principal axes it starts from.
+            Passes over the data; by default as many as give about 540 steps (200 on a query), or
+            what the preset says. 0 leaves the model at the principal axes it starts from.
         batch_size
             Cells per step.
         **kwargs
@@ -61,13 +58,11 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         kwargs = {**self._stage_options["train"], **kwargs}
         default = kwargs.pop("max_epochs", None)
         if max_epochs is None:
-            max_epochs = default or default_epochs(self.adata.n_obs, batch_size, STEPS, 2)
+            budget = self._budget(STEPS, 2)
+            max_epochs = default or default_epochs(self.adata.n_obs, batch_size, *budget)
         if not self.is_trained:
             self._prepare()
         module, presence = self.module, self._which_modalities()
-        if self._choose_dropout:
-            kind = "complete" if presence.all() else "mosaic"
-            module.modality_dropout = MODALITY_DROPOUT[kind]
         self._enter("pretrain", presence)
         self._check_trainable()
         runner = self._run(max_epochs, batch_size, kwargs)

@@ -54,7 +54,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the data; by default as many as give about 2,400 steps.
+            Passes over the data; by default as many as give about 2,400 steps, or 200 on a model
+            from :meth:`load_query_data`, which fits one vector per new category and no other
+            weight (unless `unfrozen` named some).
         batch_size
             Cells per step.
         schedule
@@ -97,7 +99,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             # Nothing would look at held-out cells; labels are calibrated on them.
             kwargs.setdefault("train_size", 1.0)
         if max_epochs is None:
-            max_epochs = default_epochs(self.adata.n_obs, batch_size)
+            max_epochs = default_epochs(
+                self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)
+            )
         if not self.is_trained:  # later training, and queries, keep the scale of the reference
             cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:SCALE_CELLS]
             self.module.fit_inputs(self._minibatches(self.adata, cells, None))

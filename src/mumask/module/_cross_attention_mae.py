@@ -115,7 +115,7 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
         token_size: Mapping[str, int] | None = None,
         mask_ratio: float = 0.15,
         finetune_mask_ratio: float = 0.0,
-        modality_dropout: float = 0.15,
+        modality_dropout: float = 0.5,
         finetune_modality_dropout: float = 0.0,
         decoder_context: Literal["cell", "tokens"] = "cell",
         fusion: Literal["attention", "addition"] = "attention",

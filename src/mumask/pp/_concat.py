@@ -49,7 +49,7 @@ def concat_batches(
     MuData in which a modality has the union of the features of its batches, in order of first
     appearance, and only the cells that have the modality. A feature a batch did not measure is
     stored as a zero (free in sparse data) and recorded as not measured in
-    ``mdata[modality].varm["measured"]``; hand :func:`panels` to ``setup_mudata`` to mask it.
+    ``mdata[modality].varm["measured"]``, where ``setup_mudata`` finds it.
     Names of cells that occur in two batches lead to the batch name before all names. ``obsm``
     (``"spatial"``) is kept, NaN in batches without it; layers are kept if all batches have
     them. The batches are not changed.
@@ -70,7 +70,7 @@ def concat_batches(
     (160, 100)
     >>> joined["rna"].varm["measured"].sum().to_dict()
     {'cite': 100, 'merfish': 30}
-    >>> mumask.MaskedVAE.setup_mudata(joined, batch_key="batch", panels=mumask.pp.panels(joined))
+    >>> mumask.MaskedVAE.setup_mudata(joined, batch_key="batch")
     """
     parts = {str(name): _modalities(value, modality) for name, value in batches.items()}
     if not parts:

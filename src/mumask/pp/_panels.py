@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-# A table features x batches in ``varm``: it is written with the file and, unlike lists of names
-# in ``uns``, follows when features are dropped or reordered. simulate_mosaic writes it too.
-PANEL_KEY = "measured"
+from mumask.data import PANEL_KEY
 
 
 def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str, list[str]]]:
     """Recorded panels in the form that ``setup_mudata(panels=...)`` takes.
+
+    A model reads the record by itself; this is to look at the panels, or to change some of them.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import matrix_of
+from mumask.data import matrix_of, name_some
 
 from ._mudata import column_by_cell, copy_mudata, get_modality, kind_of, replace_modalities
 
@@ -55,7 +55,8 @@ def select_features(
 
     Returns
     -------
-    New MuData, or None with `inplace`.
+    New MuData, or None with `inplace`. All cells stay, as in scanpy; a warning tells how many have
+    no count in the features kept, and what to do about them.
 
     Examples
     --------
@@ -80,7 +81,24 @@ def select_features(
         "Modality %r: %d of %d features are kept (%s).", modality, keep.sum(), adata.n_vars, flavor
     )
     replace_modalities(target, {modality: chosen})
+    _warn_of_empty_cells(chosen, modality, layer)
     return None if inplace else target
+
+
+def _warn_of_empty_cells(adata: AnnData, modality: str, layer: str | None) -> None:
+    empty = np.flatnonzero(np.asarray((matrix_of(adata, layer) != 0).sum(axis=1)).ravel() == 0)
+    if len(empty):
+        counts = "X" if layer is None else f"layers[{layer!r}]"
+        warnings.warn(
+            f"Modality {modality!r}: {len(empty)} cells have no count in any of the "
+            f"{adata.n_vars} kept features ({name_some(adata.obs_names, empty)}). They are left "
+            "where they are, but a model will refuse them. Keep more features, or let these cells "
+            f"count as not measured: found = np.ravel((mdata[{modality!r}].{counts} != 0)"
+            f".sum(axis=1)) > 0; mdata.mod[{modality!r}] = mdata[{modality!r}][found].copy(); "
+            "mdata.update(). mumask.pp.prepare does both steps.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def rank_features(values, n_top: int, flavor: str, batch=None) -> np.ndarray:

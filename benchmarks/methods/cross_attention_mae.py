@@ -23,7 +23,9 @@ def run(problem, job):
         model.train(**train)
         job.epochs = len(model.history["train_loss"]) if train.get("max_epochs") != 0 else 0
         if "labels_key" in setup:
-            model.finetune(**job.options("finetune", **quiet, **job.epochs_option()))
+            # The defaults fit the head alone; only the preset has epochs that could be cut.
+            cut = job.epochs_option() if "preset" in job.settings.get("model", {}) else {}
+            model.finetune(**job.options("finetune", **quiet, **cut))
     return ours.answers(problem, job, model, mdata)
 
 

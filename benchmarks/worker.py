@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import random
 import resource
 import sys
@@ -66,12 +65,6 @@ class Job:
         finally:
             self.seconds += time.perf_counter() - start
             self.cpu_seconds += time.process_time() - cpu
-
-    def one_thread(self) -> None:
-        """Undo what OpenMP libraries do to torch: their threads spin beside its own."""
-        import torch
-
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
     def seed_everything(self) -> None:
         random.seed(self.seed)

@@ -265,7 +265,7 @@ def test_head_is_fitted_to_every_view_and_saved(mosaic, fit, tmp_path):
     model = fit(mosaic, setup={"labels_key": "some_labels"}, epochs=3)
     head = model.module.label_head
     assert head.fitted and not any(p.requires_grad for p in head.parameters())
-    views = list(model._calibrated_views())
+    views = model._views()
     _, source, cell, repeats = model._seen_through(views)
     assert len(views) == 7 and (repeats == 7).sum() == mosaic.n_obs
     for row in range(0, len(cell), 17):  # never seen through what it does not have

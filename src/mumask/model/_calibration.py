@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -22,7 +22,7 @@ KNOWN_SHARE = 0.99
 N_NEIGHBORS = 10
 KEPT_CELLS = 10_000
 LEVELS = np.linspace(0, 1, 1001)
-# Up to so many modalities every subset of them is calibrated, beyond it one and all.
+# Up to so many modalities every subset of them is a view of a cell, beyond it one and all.
 ALL_SUBSETS = 3
 
 
@@ -76,7 +76,7 @@ class CalibrationMixin(LabelsMixin):
         self.known_types_ = {"cells": z, "n_neighbors": k, "views": []}
         judged = held if enough else cells[kept]
         has = presence(self.adata, self.modalities)[judged]
-        for view in self._calibrated_views():
+        for view in self._views():
             here = has[:, [m in view for m in self.modalities]].all(axis=1)
             if here.any():
                 z, _ = self._latent_and_logits(self.adata, judged[here], view)
@@ -86,12 +86,11 @@ class CalibrationMixin(LabelsMixin):
                     {"modalities": view, "n_cells": int(here.sum()), "distance": distance}
                 )
 
-    def _calibrated_views(self) -> Iterator[list[str]]:
+    def _views(self) -> list[list[str]]:
         """Sets of modalities that a query may come with, the largest first."""
         names = self.modalities
         sizes = range(len(names), 0, -1) if len(names) <= ALL_SUBSETS else (len(names), 1)
-        for size in sizes:
-            yield from map(list, combinations(names, size))
+        return [list(view) for size in sizes for view in combinations(names, size)]
 
     def _distance(self, z: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
         """Mean distance to the nearest labelled cells, ``(n,)``; `itself` are cells not to count."""

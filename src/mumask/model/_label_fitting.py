@@ -55,7 +55,7 @@ class LabelFittingMixin(CalibrationMixin):
             return
         codes = self.adata_manager.get_from_registry(keys.LABELS).ravel().astype(np.int64)
         codes[self._unfitted_cells()] = self.module.n_classes
-        z, source, cell, repeats = self._seen_through(list(self._calibrated_views()))
+        z, source, cell, repeats = self._seen_through(self._views())
         labels = torch.as_tensor(codes[cell], device=z.device)
         n_steps = min(MAX_STEPS, max(MIN_STEPS, self.trainer.global_step))
         head.fit(z, source, labels, n_steps, repeats)

@@ -127,7 +127,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         module = self.module
         module.fit_class_weights(torch.as_tensor(labels))
         if head_steps:
-            views = list(self._calibrated_views())
+            views = self._views()
             self._fit_head(labels, views if sources == "each" else views[:1], head_steps)
         if max_epochs:
             # The validation labels of the trainer would be lost to the head: train on all cells.

@@ -114,7 +114,7 @@ class MAEPreparation:
         z: Tensor,
         source: Tensor,
         labels: Tensor,
-        n_steps: int = 2500,
+        n_steps: int,
         repeats: Tensor | None = None,
     ) -> None:
         """Train the head on fixed embeddings, before everything is fine-tuned.

@@ -143,7 +143,7 @@ class LabelHead(nn.Module):
         z: Tensor,
         labels: Tensor,
         class_weight: Tensor,
-        n_steps: int = 2500,
+        n_steps: int,
         repeats: Tensor | None = None,
         batch_size: int = 512,
         lr: float = 2e-3,

@@ -21,8 +21,9 @@ from ._setup import SetupMixin
 logger = logging.getLogger("mumask")
 
 # Steps of the default training of a query: one vector per new category is fitted, from a start at
-# the mean of the known ones, and nothing else. On a left-out batch of the PBMC mosaic labels were
-# right in .968 of the cells after 0 steps, .975 after 50, and .980 after 200 and after 800.
+# the mean of the known ones, and nothing else. On a left-out batch of the PBMC mosaic (MaskedVAE
+# with `condition_encoder`, one seed) .968 of the labels were right after 0 steps, .975 after 50,
+# and .980 after 200 as after 800.
 QUERY_STEPS = 200
 
 

@@ -58,6 +58,7 @@ nb_execution_mode = "off"  # tutorials are committed with their outputs and run 
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
+nitpicky = True  # a name that leads nowhere is a warning, and scripts/docs makes warnings errors
 # Names of other packages are linked where their list of names can be had; where it cannot (no
 # network, or that site is down) they stay plain text, and the build neither fails nor warns.
 intersphinx_mapping, nitpick_ignore_regex = inventories(

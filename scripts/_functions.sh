@@ -1,4 +1,4 @@
-# Shared by scripts/setup and scripts/test-next-scvi. Sourced, never run; the caller is in the repository root.
+# Shared by the other scripts. Sourced, never run; the caller is in the repository root.
 
 say() { printf '%s\n' "$@" >&2; }
 die() { say "error: $1" "${@:2}"; exit 1; } # one argument, one line

@@ -95,7 +95,7 @@ def schedules():
     pairs = [([1, 0, 0], [1, 0, 0]), ([0, 1, 0], [1, 0, 0]), ([0, 1, 0], [0, 0, 1])]
     parts = []
     for x, title, text, draws in (
-        (40, '"subsets" (default)', "any subset to all that is there", subsets),
+        (30, '"subsets" (default)', "any subset to all that is there", subsets),
         (420, '"pairs" (the paper)', "one modality to one modality", pairs),
     ):
         parts.append(write(x, 30, title, 14, INK, "start", bold=True))
@@ -111,12 +111,12 @@ def schedules():
                 kind = "self and alternative" if sum(target) > 1 else "alternative reconstruction"
             parts.append(write(x + 184, top + 12, kind, 12, SOFT, "start"))
     return drawing(
-        780,
-        174,
+        800,
+        184,
         "Schedules",
         "Which modalities are encoded and which decoded in a step.",
         *parts,
-        write(390, 160, "squares: RNA, protein, ATAC of one cell that has all three", 12),
+        write(400, 170, "squares: RNA, protein, ATAC of one cell that has all three", 12),
     )
 
 

@@ -33,8 +33,9 @@ def masked_vae():
         lines(143, 60, ["input", "mask"], 12, 14),
         lines(811, 60, ["decoded"], 12, 14),
         lines(867, 60, ["output", "mask"], 12, 14),
-        write(924, 176, "loss", 13, INK, bold=True),
-        arrow((882, 172), (906, 172)),
+        write(926, 173, "loss", 13, INK, bold=True),
+        arrow((882, 168), (906, 168)),
+        arrow((882, 112), (926, 112), (926, 156)),
         ring(302, 172, 13, "Σ", italic=False),
         arrow((317, 172), (340, 172)),
         trapezium(344, 122, 74, 100, "encoder"),
@@ -61,9 +62,11 @@ def masked_vae():
     ]
     for number, x, y in (
         ("1", 143, 268), ("2", 381, 110), ("3", 477, 138), ("4", 546, 142), ("5", 627, 110),
-        ("6", 867, 268), ("3, 4", 430, 276), ("5", 792, 284),
+        ("6", 867, 268),
     ):  # fmt: skip
         parts.append(write(x, y, f"step {number}", 11, SOFT))
+    parts.append(lines(454, 270, ["clustering,", "steps 3, 4"], 11, 13, anchor="end"))
+    parts.append(write(764, 284, "clustering, step 5", 11, SOFT, "start"))
     return drawing(
         960, 406, "MaskedVAE", "Values pass the input mask, the first layer of their modality, a "
         "shared encoder, the latent space, a shared decoder, the last layer of each modality and "
@@ -93,35 +96,39 @@ def cross_attention_mae():
     for y, name, color, states in rows:
         parts.append(write(76, y + 12, name, 12, color, "end", bold=True))
         parts.append(tokens(86, y, states, color))
-        parts.append(arrow((194, y + 7), (218, y + 7)))
+        parts.append(arrow((90 + 17 * len(states), y + 7), (218, y + 7)))
         parts.append(trapezium(222, y - 26, 76, 66, "encoder"))
         parts.append(write(334, y + 12, "E", 14, INK, italic=True))
         parts.append(arrow((302, y + 7), (316, y + 7)))
-        parts.append(arrow((354, y + 7), (400, y + 7)))
-        parts.append(box(404, y - 16, 116, 46, ["cross-attention", "C"]))
-        parts.append(arrow((522, y + 7), (548, y + 7)))
-        parts.append(ring(564, y + 7, 13, "+", italic=False))
-        parts.append(arrow((579, y + 7), (602, y + 7)))
-        parts.append(box(606, y - 10, 62, 34, ["mean, W"]))
-        parts.append(arrow((670, y + 7), (700, y + 7)))
-        parts.append(block(704, y - 28, 20, 70, color))
+        parts.append(arrow((354, y + 7), (440, y + 7)))
+        parts.append(box(444, y - 16, 116, 46, ["cross-attention", "C"]))
+        parts.append(arrow((562, y + 7), (588, y + 7)))
+        parts.append(ring(604, y + 7, 13, "+", italic=False))
+        parts.append(arrow((619, y + 7), (642, y + 7)))
+        parts.append(box(646, y - 10, 72, 34, ["mean, W"]))
+        parts.append(arrow((720, y + 7), (746, y + 7)))
+        parts.append(block(750, y - 28, 20, 70, color))
         side = -1 if name == "RNA" else 1
         edge = y + 7 + side * 44
-        parts.append(arrow((372, y + 7), (372, edge), (564, edge), (564, y + 7 + side * 16)))
-        parts.append(write(512, edge + (-5 if side < 0 else 14), "I: what is distinctive", 11))
+        parts.append(arrow((366, y + 7), (366, edge), (604, edge), (604, y + 7 + side * 16)))
+        parts.append(write(545, edge + (-5 if side < 0 else 14), "I: what is distinctive", 11))
+        parts.append(write(402, y + 7 + (-6 if side < 0 else 15), "queries", 11))
     parts += [
-        arrow((384, 103), (384, 160), (444, 160), (444, 186)),
-        arrow((384, 213), (384, 166), (476, 166), (476, 130)),
-        write(540, 166, "keys and values", 11, SOFT),
-        write(714, 158 + 4, "z", 16, INK, italic=True),
-        arrow((730, 158), (748, 158), (748, 103), (768, 103)),
-        arrow((730, 158), (748, 158), (748, 213), (768, 213)),
-        box(772, 66, 150, 74, ["stage 1: decoders", "predict hidden tokens"]),
-        tokens(796, 120, [0, 2, 0, 0, 2, 0], RNA, 12),
-        box(772, 176, 150, 74, ["stages 2, 3: head", "cell types, u"]),
+        # each modality is looked up by the other one
+        arrow((366, 103), (466, 187)),
+        arrow((366, 213), (466, 129)),
+        lines(476, 155, ["keys and values", "for the other one"], 11, 14, anchor="start"),
+        write(760, 158 + 4, "z", 16, INK, italic=True),
+        arrow((776, 158), (792, 158), (792, 103), (812, 103)),
+        arrow((776, 158), (792, 158), (792, 213), (812, 213)),
+        box(816, 60, 164, 86),
+        lines(898, 84, ["stage 1: decoders", "predict hidden tokens"], 12, 17, color=INK),
+        tokens(854, 118, [0, 2, 0, 0, 2, 0], RNA, 12),
+        box(816, 170, 164, 86),
+        lines(898, 194, ["stages 2, 3: a head", "tells cell types, u"], 12, 17, color=INK),
     ]
     for i, color in enumerate(TYPES):
-        parts.append(block(800 + i * 24, 230, 18, 10, color, rx=2))
+        parts.append(block(853 + i * 24, 230, 18, 10, color, rx=2))
     parts += [
         box(
             214,
@@ -131,10 +138,10 @@ def cross_attention_mae():
             ["a cell without protein: queries are", "a learned projection of RNA tokens"],
             size=11,
         ),
-        arrow((432, 312), (448, 312), (448, 240), dashed=True),
+        arrow((432, 312), (462, 312), (462, 240), dashed=True),
     ]
     return drawing(
-        950, 372, "CrossAttentionMAE", "Visible tokens of each modality are encoded, attend to the "
+        1000, 372, "CrossAttentionMAE", "Visible tokens of each modality are encoded, attend to the "
         "tokens of the others, keep their own part by a residual and are pooled to an embedding.",
         *parts,
         write(30, 28, "CrossAttentionMAE: a cell with RNA and protein", 14, INK, "start", bold=True),
@@ -163,13 +170,14 @@ def query():
         box(596, 58, 188, 46, ["use it at once", "new batches = average batch"], size=11.5),
         arrow((550, 108), (574, 108), (574, 150), (592, 150)),
         box(596, 126, 188, 46, ["train(): fits only", "the new vectors"], size=11.5),
-        lines(814, 76, ["latent space", "labels, novelty", "missing modality", "missing features"],
-              12, 20, color=INK, anchor="start"),
-        arrow((786, 81), (808, 81)), arrow((786, 149), (797, 149), (797, 112), (808, 112)),
+        box(816, 58, 132, 114),
+        lines(882, 88, ["latent space", "labels, novelty", "imputed modalities", "imputed features"],
+              11.5, 20, color=INK),
+        arrow((786, 81), (812, 81)), arrow((786, 149), (812, 149)),
         lines(690, 208, ["cells of the reference keep", "their numbers, bit by bit"], 12),
     ]  # fmt: skip
     return drawing(
-        940, 292, "Query mapping", "A query is mapped onto a trained reference whose weights stay "
+        960, 292, "Query mapping", "A query is mapped onto a trained reference whose weights stay "
         "frozen.", *parts,
     )  # fmt: skip
 

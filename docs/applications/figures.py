@@ -21,6 +21,7 @@ import seaborn as sns
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
 from sklearn.cluster import KMeans
 
 import mumask
@@ -29,6 +30,13 @@ from mumask import MaskedVAE
 HERE = Path(__file__).parent
 DATA = os.environ.get("MUMASK_DATA")
 THREE = ListedColormap(["#4C72B0", "#DD8452", "#55A868"])  # clusters
+OTHER = "#C4CAD2"
+LAYERS = {  # annotated excitatory neurons
+    "layer 2/3": ("#7A5195", ["eL2/3"]),
+    "layer 5": ("#EF5675", ["eL5-2", "eL5-3"]),
+    "layer 6": ("#2A9D8F", ["eL6-1", "eL6-2"]),
+}
+DEPTH = "surface of the cortex  →  white matter"
 LAYER_GENES = ["Cux2", "Pcp4", "Sema3e"]  # superficial, layer 5, layer 6
 
 
@@ -81,7 +89,11 @@ def imputation() -> None:
             order = np.argsort(values)
             title = f"{gene}, {name}" + (f" (r = {r:.2f})" if name == "imputed" else "")
             top = np.quantile(values, 0.98) or 1
-            scatter(ax, places[here][order], values[order], title, vmax=top, cmap="viridis")
+            points = scatter(ax, places[here][order], values[order], title, vmin=0, vmax=top)
+    for ax in axes[1]:
+        ax.set_xlabel(DEPTH, fontsize="small")
+    bar = plt.colorbar(points, ax=axes, shrink=0.6, ticks=[0, points.norm.vmax])
+    bar.ax.set_yticklabels(["none", "high"])  # each panel has a scale of its own
     save("imputation")
 
 
@@ -112,15 +124,23 @@ def domains() -> None:
     mdata.obs["section"] = starmap.obs["batch"].astype(str)
     mumask.pp.spatial_context(mdata, n_neighbors=30, batch_key="section")
     here, places = section(starmap), starmap.obsm["spatial"]
-    _, axes = plt.subplots(1, 3, figsize=(12, 2.6), layout="constrained")
-    kinds = starmap.obs["cluster"].astype("category")
-    scatter(axes[0], places[here], kinds.cat.codes[here], "annotated cell types", cmap="tab20")
-    for ax, use in zip(axes[1:], (["rna"], ["rna", "context"]), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+    kinds, colors = starmap.obs["cluster"].astype(str), pd.Series(OTHER, starmap.obs_names)
+    for color, names in LAYERS.values():
+        colors[kinds.isin(names)] = color
+    scatter(axes[0], places[here], colors[here], "annotated cell types")
+    named = {name: color for name, (color, _) in LAYERS.items()} | {"other cells": OTHER}
+    handles = [Line2D([], [], ls="", marker="o", ms=5, color=c, label=n) for n, c in named.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False)
+    titles = ("3 clusters by a cell's own genes", "3 clusters by its surroundings")
+    for ax, title, use in zip(axes[1:], titles, (["rna"], ["rna", "context"]), strict=True):
         setup = {"modalities": use, "batch_key": "section"}
         model = fit(mdata, 25, setup)
         z = model.get_latent_representation(source=use[-1])
         found = KMeans(3, n_init=10, random_state=0).fit_predict(z)
-        scatter(ax, places[here], found[here], f"3 clusters, {' + '.join(use)}", cmap=THREE)
+        scatter(ax, places[here], found[here], title, cmap=THREE)
+    for ax in axes:
+        ax.set_xlabel(DEPTH, fontsize="small")
     save("domains")
 
 
@@ -148,7 +168,8 @@ def conditions() -> None:
         sns.regplot(x=true, y=predicted, ax=ax, ci=None, scatter_kws={"s": 10}, line_kws={"lw": 1})
         ax.axline((0, 0), slope=1, color="#999999", lw=0.8, ls="--")
         r = np.corrcoef(true, predicted)[0, 1]
-        ax.set(xlabel="true log2 change", ylabel="predicted", title=f"{modality}, r = {r:.2f}")
+        ax.set(xlabel="true log2 change", ylabel="predicted log2 change")
+        ax.set_title(f"{len(true)} features of {modality}, r = {r:.2f}")
     save("conditions")
 
 
@@ -209,8 +230,8 @@ def states() -> None:
     scores = mumask.tl.cell_state_auroc(obs, "donor", "state", "group", positive="sepsis")
     shares = mumask.tl.cell_state_proportions(obs, "donor", "state")
     long = shares.join(obs.drop_duplicates("donor").set_index("donor")["group"])
-    long = long.melt("group", var_name="state", value_name="share of the sample")
-    options = {"data": long, "x": "state", "y": "share of the sample", "hue": "group"}
+    long = long.melt("group", var_name="state", value_name="share of a sample's cells")
+    options = {"data": long, "x": "state", "y": "share of a sample's cells", "hue": "group"}
     _, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
     sns.boxplot(**options, ax=ax, fliersize=0, boxprops={"alpha": 0.5})
     sns.stripplot(**options, ax=ax, dodge=True, size=3, legend=False)

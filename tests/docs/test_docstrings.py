@@ -114,9 +114,32 @@ def trained():
     return mdata, models
 
 
+@pytest.fixture(scope="module")
+def public_data(tmp_path_factory):
+    """A folder with small stand-ins for the files that would be downloaded."""
+    folder = tmp_path_factory.mktemp("public")
+    design = {"n_features": {"rna": 40, "protein": 14, "atac": 60}, "n_cell_types": 3}
+    kits = {"batch 1": ["rna", "protein"], "batch 2": ["rna", "atac"]}
+    for file, kit in (("pbmc10k_citeseq", "batch 1"), ("mop_snareseq", "batch 2")):
+        mdata = mumask.datasets.simulate_mosaic(20, {kit: kits[kit]}, **design)
+        if "protein" in mdata.mod:
+            names = ["CD3", "CD4", "CD8a", "CD14", "CD15", "CD16", "CD19", "CD56"]
+            names += ["CD45RA", "CD45RO", "CD25", "CD127", "PD-1", "TIGIT"]
+            mdata["protein"].var_names = names
+            mdata.update()
+        mdata.write(folder / f"{file}.h5mu")
+    mumask.datasets.simulate_mosaic(20, kits, **design).write(folder / "pbmc_wnn_mosaic.h5mu")
+    spatial = mumask.datasets.simulate_mosaic(20, {"section": ["rna"]}, **design)["rna"]
+    spatial.obsm["spatial"] = np.random.default_rng(0).uniform(size=(20, 2))
+    spatial.write(folder / "mpfc_starmap.h5ad")
+    (folder / "5k_pbmc_protein_v3_filtered_feature_bc_matrix.h5").touch()
+    return folder
+
+
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_example(name, trained, tmp_path, monkeypatch):
+def test_example(name, trained, public_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may save files
+    monkeypatch.setenv("MUMASK_DATA", str(public_data))
     mdata, models = trained
     test = EXAMPLES[name]
     test.globs = {

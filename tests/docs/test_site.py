@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,24 @@ def test_drawings_are_drawn_by_their_code(monkeypatch):
 
 
 def test_registry_entry_fits_the_package():
+    """What the registry's schema and its reviewers ask for; `contact` needs a person."""
     entry = yaml.safe_load((DOCS / "meta.yaml").read_text())
     needed = "name description project_home documentation_home install license tags version"
-    assert set(needed.split()) | {"category", "contact"} <= set(entry)
-    assert entry["version"] == mumask.__version__
-    assert entry["license"] == "BSD-3-Clause"
-    assert entry["category"] == "ecosystem"
+    needed = set(needed.split()) | {"category", "contact"}
+    assert needed <= set(entry)
+    further = "tutorials_home publications logo test_command primary_category language"
+    assert set(entry) <= needed | set(further.split())
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    assert entry["version"] == mumask.__version__ == project["version"]
+    assert entry["license"] == project["license"] == "BSD-3-Clause"
+    assert "Redistribution and use" in (DOCS.parent / "LICENSE").read_text()
+    assert entry["category"] == "ecosystem"  # the only one that is open to all
+    assert entry["install"] == {"pypi": project["name"]}
+    assert len(set(entry["tags"])) == len(entry["tags"]) > 0
+    assert entry["description"].count(". ") <= 1  # one or two sentences
+    for doi in entry["publications"]:
+        assert re.fullmatch(r"10\.\d{4,9}/[-._;()/:A-Za-z0-9]+", doi)
+    assert re.fullmatch(r"logo\.(svg|png|webp)", entry["logo"])
     assert (DOCS / "_static" / entry["logo"]).is_file()
 
 

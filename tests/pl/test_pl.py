@@ -280,6 +280,8 @@ class TestConfusion:
         np.testing.assert_allclose(shares, [[0.5, 0, 0.25, 0.25], [1, 0, 0, 0], [0, 0, 1, 0]])
         assert {"50", "25", "100"} <= {text.get_text() for text in ax.texts}
         assert "57.1 %" in ax.get_title()
+        bar = ax.figure.axes[-1]  # on the scale of the numbers in the cells
+        assert [t.get_text() for t in bar.get_yticklabels()][-1] == "100 %"
         assert drawn_inside(ax.figure)
 
     def test_clusters_stand_beside_their_label(self):

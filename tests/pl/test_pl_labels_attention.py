@@ -74,6 +74,8 @@ class TestAttention:
         assert drawn(ax).to_numpy().item() == -9.0
         norm = ax.collections[0].norm
         assert norm.vmin == -norm.vmax == -9.0
+        assert "z-score (0: as the baseline)" in ax.figure.axes[-1].get_ylabel()
+        assert "query" in ax.get_ylabel() and "key" in ax.get_xlabel()
 
     def test_matrix_without_groups(self):
         (ax,) = pl.attention(self.matrix(3.0))

@@ -17,6 +17,7 @@ app = typer.Typer(
     name="mumask",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",  # lines of a docstring are joined to paragraphs
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -93,8 +93,9 @@ def fetch(name: str) -> Path:
 
     Examples
     --------
-    >>> path = mumask.datasets.fetch("pbmc5k_citeseq")  # doctest: +SKIP
-    >>> mdata = muon.read_10x_h5(path)  # doctest: +SKIP
+    >>> path = mumask.datasets.fetch("pbmc5k_citeseq")  # read it with muon.read_10x_h5(path)
+    >>> path.name
+    '5k_pbmc_protein_v3_filtered_feature_bc_matrix.h5'
     """
     if name not in _REMOTE:
         raise KeyError(f"There is no data set {name!r}; choose from {list(_REMOTE)}.")
@@ -130,7 +131,9 @@ def pbmc_mosaic() -> MuData:
 
     Examples
     --------
-    >>> mdata = mumask.datasets.pbmc_mosaic()  # doctest: +SKIP
+    >>> mdata = mumask.datasets.pbmc_mosaic()
+    >>> {"batch", "cell_type"} <= set(mdata.obs)
+    True
     """
     if (path := _local("pbmc_wnn_mosaic.h5mu")) is not None:
         return _read(path)
@@ -156,7 +159,9 @@ def pbmc10k_citeseq() -> MuData:
 
     Examples
     --------
-    >>> mdata = mumask.datasets.pbmc10k_citeseq()  # doctest: +SKIP
+    >>> mdata = mumask.datasets.pbmc10k_citeseq()
+    >>> list(mdata.mod)
+    ['rna', 'protein']
     """
     path = _local("pbmc10k_citeseq.h5mu")
     mdata = _read(path) if path else _citeseq(fetch("pbmc10k_citeseq"))
@@ -181,7 +186,9 @@ def mpfc_starmap() -> AnnData:
 
     Examples
     --------
-    >>> spatial = mumask.datasets.mpfc_starmap()  # doctest: +SKIP
+    >>> spatial = mumask.datasets.mpfc_starmap()
+    >>> spatial.obsm["spatial"].shape[1]  # x and y
+    2
     """
     if (path := _local("mpfc_starmap.h5ad")) is not None:
         return anndata.read_h5ad(path)
@@ -209,7 +216,9 @@ def mop_snareseq() -> MuData:
 
     Examples
     --------
-    >>> mdata = mumask.datasets.mop_snareseq()  # doctest: +SKIP
+    >>> mdata = mumask.datasets.mop_snareseq()
+    >>> list(mdata.mod)
+    ['rna', 'atac']
     """
     path = _local("mop_snareseq.h5mu")
     if path is None:

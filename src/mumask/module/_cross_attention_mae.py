@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mumask.data import keys
 from mumask.nn import Covariates, as_dense
 from mumask.nn._fusion import CrossFusion, Encoded, spread
-from mumask.nn._label_head import LabelHead
+from mumask.nn._label_head import LINEAR_HEAD, LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
 from mumask.nn._tokens import drop_modalities, random_token_mask
 
@@ -40,7 +40,7 @@ PRESETS = {
         "mask_ratio": 0.15,
         "modality_dropout": 0.0,
         "decoder_context": "tokens",
-        "head": {"n_layers": 0, "smoothing": 0.0, "noise": 0.0, "consistency": 0.0, "decay": 0.0},
+        "head": LINEAR_HEAD,
     }
 }
 

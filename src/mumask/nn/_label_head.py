@@ -10,6 +10,13 @@ from torch.nn import functional as F
 
 # Size of the entries that say which modalities an embedding comes from; others are about 1.
 SOURCE_SIZE = 3.0
+# What a step keeps of the running class means.
+CLASS_DECAY = 0.95
+# Arguments that make the head the linear layer of scMMAE.
+LINEAR_HEAD = {
+    **dict.fromkeys(("smoothing", "noise", "consistency", "compactness", "decay"), 0.0),
+    "n_layers": 0,
+}
 
 
 def with_sources(z: Tensor, source: Tensor) -> Tensor:
@@ -26,7 +33,9 @@ class LabelHead(nn.Module):
 
     The average predicts, and teaches the head on unlabelled cells: under noise the head has to
     give the sharpened prediction that the average gives without (mean teacher, Tarvainen &
-    Valpola 2017). With `n_layers` 0 and `consistency` 0 it is the linear layer of scMMAE.
+    Valpola 2017). The representation of a cell is drawn to the mean of its class (centre loss, Wen
+    et al. 2016), so that clusters of it are classes rather than cuts through them. With
+    ``LINEAR_HEAD`` it is the linear layer of scMMAE.
 
     Parameters
     ----------
@@ -40,6 +49,8 @@ class LabelHead(nn.Module):
         Standard deviation of the noise on unlabelled cells; labelled ones get a third of it.
     consistency, temperature
         Weight of the unlabelled cells, and to what power (its inverse) the teacher is sharpened.
+    compactness
+        Weight of the squared distance to the class mean, in units of the variance of all cells.
     decay
         Of the running average.
     """
@@ -51,15 +62,17 @@ class LabelHead(nn.Module):
         n_hidden: int = 256,
         n_layers: int = 2,
         dropout: float = 0.1,
-        smoothing: float = 0.05,
+        smoothing: float = 0.1,
         noise: float = 0.2,
-        consistency: float = 1.0,
+        consistency: float = 1.5,
         temperature: float = 0.5,
+        compactness: float = 0.1,
         decay: float = 0.99,
     ):
         super().__init__()
         self.smoothing, self.noise = smoothing, noise
         self.consistency, self.temperature, self.decay = consistency, temperature, decay
+        self.compactness = compactness
         layers, width = [], n_in
         for _ in range(n_layers):
             layers += [nn.Linear(width, n_hidden), nn.GELU(), nn.Dropout(dropout)]
@@ -68,6 +81,9 @@ class LabelHead(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(width, n_classes))
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.register_buffer("n_updates", torch.tensor(0))
+        # What fitting knows of the class means; of no use afterwards, so not saved.
+        self.register_buffer("class_sums", torch.zeros(n_classes, width), persistent=False)
+        self.register_buffer("class_sizes", torch.zeros(n_classes, 1), persistent=False)
 
     def hidden(self, z: Tensor) -> Tensor:
         """Representation u of embeddings ``[B, n_in]``, by the average; ``[B, n_out]``."""
@@ -81,7 +97,7 @@ class LabelHead(nn.Module):
     def loss(
         self, z: Tensor, labels: Tensor, class_weight: Tensor, ramp: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the labelled cells plus disagreement with the teacher on the others.
+        """Cross-entropy of the labelled cells, disagreement with the teacher on the others, spread.
 
         Parameters
         ----------
@@ -101,9 +117,11 @@ class LabelHead(nn.Module):
         seen = labels < len(class_weight)
         if self.training and self.noise:
             size = self.noise * torch.where(seen, 1 / 3, 1.0)[:, None]
-            logits = self.network(z + size * torch.randn_like(z))
+            z, clean = z + size * torch.randn_like(z), z
         else:
-            logits = self.network(z)
+            clean = z
+        u = self.network[:-1](z)
+        logits = self.network[-1](u)
         entropy = F.cross_entropy(
             logits[seen],
             labels[seen],
@@ -112,11 +130,33 @@ class LabelHead(nn.Module):
             label_smoothing=self.smoothing,
         )
         loss = entropy / class_weight[labels[seen]].sum().clamp(min=1)
+        belongs = F.one_hot(labels.clamp(max=len(class_weight) - 1), len(class_weight)).to(u)
         if self.consistency and not seen.all():
             with torch.no_grad():
-                target = torch.softmax(self(z[~seen]) / self.temperature, 1)
+                target = torch.softmax(self(clean[~seen]) / self.temperature, 1)
             loss = loss + ramp * self.consistency * F.cross_entropy(logits[~seen], target)
+            belongs = belongs.index_copy(0, (~seen).nonzero().squeeze(1), target.to(belongs))
+        if self.compactness and self.training:
+            trust = torch.where(seen, 1.0, ramp if self.consistency else 0.0)
+            loss = loss + self.compactness * self._spread(u, belongs, trust)
         return loss, logits
+
+    def _spread(self, u: Tensor, belongs: Tensor, trust: Tensor) -> Tensor:
+        """Mean squared distance of `u` ``[B, n_out]`` to the class means, over the variance of `u`.
+
+        Parameters
+        ----------
+        belongs, trust
+            Class probabilities ``[B, n_classes]``, and weight of each cell ``[B]``.
+        """
+        with torch.no_grad():
+            weighted = belongs * trust[:, None]
+            self.class_sums.mul_(CLASS_DECAY).add_(weighted.T @ u)
+            self.class_sizes.mul_(CLASS_DECAY).add_(weighted.sum(0)[:, None])
+            means = self.class_sums / self.class_sizes.clamp(min=1e-6)
+            variance = u.var(0, correction=0).sum().clamp(min=1e-8)
+        distance = (u - belongs @ means).square().sum(1)
+        return (trust * distance).sum() / trust.sum().clamp(min=1e-6) / variance
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -125,7 +165,8 @@ class LabelHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
         self.average.load_state_dict(self.network.state_dict())
-        self.n_updates.zero_()
+        for state in (self.n_updates, self.class_sums, self.class_sizes):
+            state.zero_()
 
     @torch.no_grad()
     def update(self) -> None:

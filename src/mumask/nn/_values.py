@@ -52,8 +52,10 @@ class InputTransform(nn.Module):
     Counts become ``log1p(1e4 x / s)``, where the size `s` is the sum of the visible counts of a
     cell, divided by the share that these features have of an average reference cell: cells seen
     through different panels and at different depths land on one scale. Then every feature is
-    centred and scaled with the mean and deviation of the reference, so that a masked element,
-    which counts as 0, is an average one. Binary and real values are only standardised.
+    centred at its mean in the reference, so that a masked element, which counts as 0, is an average
+    one, and scaled. Counts and binary values share one scale per modality, the mean deviation of
+    its features: what varies little is mostly noise, and would drown the rest if it were blown up.
+    Real values, whose units may differ, are scaled feature by feature.
 
     Parameters
     ----------
@@ -130,9 +132,10 @@ class InputTransform(nn.Module):
             n, total, square = moments
             mean = total / n.clamp(min=1)
             self.center.copy_(mean)
-            self.spread.copy_(
-                (square / n.clamp(min=1) - mean**2).clamp(min=0).sqrt().clamp(min=MIN_SPREAD)
-            )
+            spread = (square / n.clamp(min=1) - mean**2).clamp(min=0).sqrt().clamp(min=MIN_SPREAD)
+            if self.support != "real" and (n > 0).any():
+                spread = spread[n > 0].mean()
+            self.spread.copy_(spread)
 
 
 def _with_values(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -92,6 +92,8 @@ def attention(table, value="weight", *, n_queries=30, n_keys=30, n_columns=3, sh
             **scale,
         )
         ax.set(title="" if name is None else str(name), xlabel="", ylabel="")
+        if ax in grid[:, 0]:
+            ax.set_ylabel("who looks (query)")
         # sharing hides the names of a column whose lower place is empty
         ax.tick_params(
             axis="x",
@@ -100,12 +102,14 @@ def attention(table, value="weight", *, n_queries=30, n_keys=30, n_columns=3, sh
             labelsize="small",
             labelbottom=ax in axes[-n_columns:],
         )
+        if ax in axes[-n_columns:]:
+            ax.set_xlabel("what is looked at (key)")
         ax.tick_params(
             axis="y", labelrotation=0, length=0, labelsize="small", labelleft=ax in grid[:, 0]
         )
     bar = figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.8, aspect=30)
-    note = {"weight": " (1: spread evenly)", "zscore": " (0: as the baseline)"}
-    bar.set_label("attention" if centre is None else f"attention, {value}{note[value]}")
+    note = {"weight": "weight (1: spread evenly)", "zscore": "z-score (0: as the baseline)"}
+    bar.set_label("attention" if centre is None else f"attention, {note[value]}")
     return finish(figure, axes, show, save)
 
 

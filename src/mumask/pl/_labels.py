@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.ticker import PercentFormatter
 
 from ._utils import finish
 
 
 def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
-    """Draw where the cells of each true label went, as shares of the row.
+    """Draw where the cells of each true label went, in percent of the row.
 
     Parameters
     ----------
@@ -65,7 +66,11 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
         fmt="",
         linewidths=0.5 if few else 0,
         linecolor="white",
-        cbar_kws={"label": "share of the true label", "shrink": 0.8},
+        cbar_kws={
+            "label": "cells of the true label",
+            "format": PercentFormatter(1, symbol=" %"),
+            "shrink": 0.8,
+        },
         xticklabels=True,
         yticklabels=[f"{name}  ({n:,})" for name, n in counts.sum(axis=1).items()],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mumask.nn import FittedHead, TotalHead
+from mumask.nn._label_head import LabelHead
 
 
 def test_total_head_learns_the_mean_and_nothing_else():
@@ -52,3 +53,46 @@ def test_head_tells_views_apart():
     head = FittedHead(4, 2, 2)
     head.fit(z, source, labels, n_steps=300)
     assert (head(z, source).argmax(1) == labels).float().mean() > 0.95
+
+
+def _spread_within(u: torch.Tensor, group: torch.Tensor) -> float:
+    """Share of the variance of representations that lies within the classes."""
+    means = torch.stack([u[group == g].mean(0) for g in group.unique()])
+    within = (u - means[group]).square().sum(1).mean()
+    return float(within / (u - u.mean(0)).square().sum(1).mean())
+
+
+def test_compact_head_draws_cells_to_their_class():
+    """Labelled and unlabelled cells of a class come closer; what is predicted stays right."""
+    within, group = {}, torch.arange(300).remainder(3)
+    for compactness in (0.0, 2.0):
+        torch.manual_seed(0)
+        z = 3 * torch.nn.functional.one_hot(group, 6).float() + torch.randn(300, 6)
+        labels = torch.where(torch.arange(300) < 90, group, 3)
+        head = LabelHead(6, 3, n_hidden=32, smoothing=0.0, compactness=compactness)
+        head.fit(z, labels, torch.ones(3), n_steps=300)
+        head.eval()
+        assert (head(z).argmax(1) == group)[90:].float().mean() > 0.9
+        within[compactness] = _spread_within(head.hidden(z)[90:].detach(), group[90:])
+    assert within[2.0] < 0.75 * within[0.0]
+
+
+def test_class_means_follow_the_cells():
+    """At the class means nothing is left to gain, and shrinking everything gains nothing."""
+    torch.manual_seed(0)
+    head = LabelHead(4, 2)
+    u = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 7.0]]).repeat(1, 128)
+    belongs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    means = belongs @ (belongs.T @ u / 2)
+    everyone = torch.ones(4)
+    assert head._spread(means, belongs, everyone) < 1e-10
+    spread = []
+    for factor in (1.0, 0.1):
+        head.reset()
+        spread.append(head._spread(factor * u, belongs, everyone))
+    torch.testing.assert_close(*spread)
+    head.reset()
+    moved = u.clone().requires_grad_()
+    head._spread(moved, belongs, torch.tensor([1.0, 1.0, 1.0, 0.0])).backward()
+    assert (moved.grad[0, ::2] < 0).all() and (moved.grad[1, ::2] > 0).all()
+    assert not moved.grad[3].any()  # a cell that is not trusted is left where it is

@@ -47,10 +47,12 @@ def bubbles(table: pd.DataFrame, task, path: Path) -> None:
         span = Normalize(
             values.min(), values.max() if values.max() > values.min() else values.min() + 1
         )
-        colours = plt.cm.PuBu_r if name in task.lower else plt.cm.PuBu
 
-        def colour(value, span=span, colours=colours):
-            return "white" if pd.isna(value) else colours(0.08 + 0.62 * span(value))
+        def colour(value, span=span, lower=name in task.lower):
+            if pd.isna(value):
+                return "white"
+            share = 1 - span(value) if lower else span(value)
+            return plt.cm.PuBu(0.05 + 0.45 * share)  # dark numbers stay legible on it
 
         columns.append(
             ColumnDefinition(

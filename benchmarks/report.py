@@ -150,8 +150,9 @@ def section(task, runs: list[dict], page: Path, figures: Path) -> str:
     table = table_of(task, runs)
     if len(table):
         figure = figures / f"{task.name}.svg"
-        bubbles(table, task, figure)
-        lines += [f"![Scores of all methods on {task.name}]({link(figure, page)})", ""]
+        if len(table) > 1:  # one method has nothing to be compared with
+            bubbles(table, task, figure)
+            lines += [f"![Scores of all methods on {task.name}]({link(figure, page)})", ""]
         lines += markdown(table, task)
         lines += [""] + [
             f"- {row['method']}: {'; '.join(row['notes'])}."

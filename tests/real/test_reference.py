@@ -6,6 +6,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 from sklearn.metrics import roc_auc_score
 
 from mumask import MaskedVAE
@@ -24,6 +25,7 @@ def mapped(request, real_data):
     kinds = full.obs["wnn_cluster"].astype(str)
     new = NEW_TYPES[request.param]
     reference = full[~query & (kinds != new).to_numpy()].copy()
+    scvi.settings.seed = 0
     MaskedVAE.setup_mudata(reference, labels_key="wnn_cluster")
     model = MaskedVAE(reference)
     model.train(max_epochs=20, enable_progress_bar=False, accelerator="cpu")

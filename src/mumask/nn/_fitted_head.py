@@ -7,6 +7,9 @@ from torch import nn
 
 from ._label_head import LabelHead, with_sources
 
+# Nobody clusters what this head is made of; probabilities are all that is asked of it.
+ONLY_LABELS = {"smoothing": 0.05, "consistency": 1.0, "compactness": 0.0}
+
 
 class FittedHead(nn.Module):
     """``LabelHead`` on centred and scaled latent vectors.
@@ -21,7 +24,7 @@ class FittedHead(nn.Module):
 
     def __init__(self, n_latent: int, n_modalities: int, n_classes: int):
         super().__init__()
-        self.head = LabelHead(n_latent + n_modalities, n_classes)
+        self.head = LabelHead(n_latent + n_modalities, n_classes, **ONLY_LABELS)
         self.head.requires_grad_(False)
         self.register_buffer("center", torch.zeros(n_latent))
         self.register_buffer("spread", torch.ones(()))

@@ -201,24 +201,22 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         return labels
 
     def _fit_head(self, labels: np.ndarray, views: list[list[str]], n_steps: int) -> None:
-        """Fit the head; before, one that leaves labels out shows how sure a head may be."""
-        module, everyone = self.module, np.arange(self.adata.n_obs)
+        """Fit the head; before, one that leaves cells out shows how sure a head may be."""
+        module = self.module
         z, source, cell, repeats = self._seen_through(views)
 
-        def fit(shown: np.ndarray, steps: int) -> None:
-            codes = torch.as_tensor(shown[cell].astype(np.int64), device=z.device)
-            module.fit_head(z, source, codes, steps, repeats)
+        def fit(steps: int, without: np.ndarray) -> None:
+            rows = torch.as_tensor(~np.isin(cell, without), device=z.device)
+            codes = torch.as_tensor(labels[cell].astype(np.int64), device=z.device)
+            module.fit_head(z[rows], source[rows], codes[rows], steps, repeats[rows])
             module.eval()
 
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
             labelled = np.flatnonzero(labels < module.n_classes)
             drawn = np.random.default_rng(0).permutation(labelled)
             held = np.sort(drawn[: int(len(drawn) * CALIBRATION_SHARE)])
-            kept = np.setdiff1d(labelled, held)
-            fit(
-                np.where(np.isin(everyone, held), module.n_classes, labels),
-                min(n_steps, CALIBRATION_STEPS),
-            )
-            self._calibrate_on(labels, kept, held)
+            # Not even as unlabelled cells, which a head becomes surer of than of cells of a query.
+            fit(min(n_steps, CALIBRATION_STEPS), held)
+            self._calibrate_on(labels, np.setdiff1d(labelled, held), held)
             module.classifier.reset()
-        fit(labels, n_steps)
+        fit(n_steps, np.empty(0, dtype=int))

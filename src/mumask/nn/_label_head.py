@@ -33,7 +33,7 @@ class LabelHead(nn.Module):
 
     The average predicts, and teaches the head on unlabelled cells: under noise the head has to
     give the sharpened prediction that the average gives without (mean teacher, Tarvainen &
-    Valpola 2017). The representation of a cell is drawn to the mean of its class (after Wen
+    Valpola 2017). The representation of a cell is drawn to the mean of its class (centre loss, Wen
     et al. 2016), so that clusters of it are classes rather than cuts through them. With
     ``LINEAR_HEAD`` it is the linear layer of scMMAE.
 
@@ -50,7 +50,8 @@ class LabelHead(nn.Module):
     consistency, temperature
         Weight of the unlabelled cells, and to what power (its inverse) the teacher is sharpened.
     compactness
-        Weight of the share of the variance that lies within classes.
+        Weight of the squared distance to the class mean, in units of the variance of all cells. From
+        about 0.5 on it can draw everything to one point.
     decay
         Of the running average.
     """
@@ -66,7 +67,7 @@ class LabelHead(nn.Module):
         noise: float = 0.2,
         consistency: float = 1.5,
         temperature: float = 0.5,
-        compactness: float = 0.3,
+        compactness: float = 0.1,
         decay: float = 0.99,
     ):
         super().__init__()
@@ -142,24 +143,21 @@ class LabelHead(nn.Module):
         return loss, logits
 
     def _spread(self, u: Tensor, belongs: Tensor, trust: Tensor) -> Tensor:
-        """Share of the variance of `u` ``[B, n_out]`` that lies within the classes.
-
-        A share, so that it falls by drawing classes together and not by shrinking everything.
+        """Mean squared distance of `u` ``[B, n_out]`` to the class means, over the variance of `u`.
 
         Parameters
         ----------
         belongs, trust
             Class probabilities ``[B, n_classes]``, and weight of each cell ``[B]``.
         """
-        trust = trust[:, None] / trust.sum().clamp(min=1e-6)
         with torch.no_grad():
-            weighted = belongs * trust
+            weighted = belongs * trust[:, None]
             self.class_sums.mul_(CLASS_DECAY).add_(weighted.T @ u)
             self.class_sizes.mul_(CLASS_DECAY).add_(weighted.sum(0)[:, None])
             means = self.class_sums / self.class_sizes.clamp(min=1e-6)
-        within = (trust * (u - belongs @ means) ** 2).sum()
-        total = (trust * (u - (trust * u).sum(0)) ** 2).sum()
-        return within / total.clamp(min=1e-8)
+            variance = u.var(0, correction=0).sum().clamp(min=1e-8)
+        distance = (u - belongs @ means).square().sum(1)
+        return (trust * distance).sum() / trust.sum().clamp(min=1e-6) / variance
 
     @torch.no_grad()
     def reset(self) -> None:

@@ -50,8 +50,8 @@ class CalibrationMixin(LabelsMixin):
     def _calibrate(self) -> None:
         """Fit temperature and class statistics after training with labels.
 
-        The temperature comes from the labelled validation cells, which no weight was fitted to,
-        seen through every set of modalities; without enough of them it stays 1.
+        The temperature comes from the labelled validation cells, which no weight was fitted to;
+        without enough of them it stays 1.
         """
         if keys.LABELS not in self.registry_["field_registries"]:
             return
@@ -67,21 +67,15 @@ class CalibrationMixin(LabelsMixin):
     def _calibrate_on(self, codes: np.ndarray, cells: np.ndarray, held: np.ndarray) -> None:
         """Keep labelled `cells`; how sure to be, and how far to be, from `held` ones if enough."""
         self.temperature_, enough = 1.0, len(held) >= 5 * self.module.n_classes
-        has = presence(self.adata, self.modalities)
-        if enough:  # through every view, since a head is surer of what it sees more of
-            logits, truth = [], []
-            for view in self._views():
-                seen = held[has[held][:, [m in view for m in self.modalities]].all(axis=1)]
-                logits.append(self._latent_and_logits(self.adata, seen, view)[1])
-                truth.append(codes[seen])
-            logits, truth = np.concatenate(logits), np.concatenate(truth)
-            self.temperature_ = fit_temperature(torch.as_tensor(logits), torch.as_tensor(truth))
+        if enough:
+            logits = torch.as_tensor(self._latent_and_logits(self.adata, held)[1])
+            self.temperature_ = fit_temperature(logits, torch.as_tensor(codes[held]))
         kept = _some_of_each(codes[cells], KEPT_CELLS)
         z, _ = self._latent_and_logits(self.adata, cells[kept])
         k = max(1, min(N_NEIGHBORS, len(cells) // self.module.n_classes))
         self.known_types_ = {"cells": z, "n_neighbors": k, "views": []}
         judged = held if enough else cells[kept]
-        has = has[judged]
+        has = presence(self.adata, self.modalities)[judged]
         for view in self._views():
             here = has[:, [m in view for m in self.modalities]].all(axis=1)
             if here.any():

@@ -92,3 +92,16 @@ def test_class_means_follow_the_cells():
     head._spread(moved, belongs, torch.tensor([1.0, 1.0, 1.0, 0.0])).backward()
     assert (moved.grad[0, ::2] < 0).all() and (moved.grad[1, ::2] > 0).all()
     assert not moved.grad[3].any()  # a cell that is not trusted is left where it is
+
+
+def test_fitting_forgets_what_was_fitted_before():
+    z, labels = torch.randn(60, 4), torch.arange(60).remainder(2)
+    heads = []
+    for before in (0.0, 1e3):
+        torch.manual_seed(0)
+        head = LabelHead(4, 2, n_hidden=8)
+        head.class_sums += before
+        head.class_sizes += before
+        head.fit(z, labels, torch.ones(2), n_steps=3)
+        heads.append(head.eval()(z))
+    assert torch.equal(*heads)

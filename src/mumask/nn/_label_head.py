@@ -116,12 +116,11 @@ class LabelHead(nn.Module):
         Loss, and the logits ``[B, n_classes]`` of the head itself.
         """
         seen = labels < len(class_weight)
+        noisy = z
         if self.training and self.noise:
             size = self.noise * torch.where(seen, 1 / 3, 1.0)[:, None]
-            z, clean = z + size * torch.randn_like(z), z
-        else:
-            clean = z
-        u = self.network[:-1](z)
+            noisy = z + size * torch.randn_like(z)
+        u = self.network[:-1](noisy)
         logits = self.network[-1](u)
         entropy = F.cross_entropy(
             logits[seen],
@@ -134,7 +133,7 @@ class LabelHead(nn.Module):
         belongs = F.one_hot(labels.clamp(max=len(class_weight) - 1), len(class_weight)).to(u)
         if self.consistency and not seen.all():
             with torch.no_grad():
-                target = torch.softmax(self(clean[~seen]) / self.temperature, 1)
+                target = torch.softmax(self(z[~seen]) / self.temperature, 1)
             loss = loss + ramp * self.consistency * F.cross_entropy(logits[~seen], target)
             belongs = belongs.index_copy(0, (~seen).nonzero().squeeze(1), target.to(belongs))
         if self.compactness and self.training:
@@ -166,6 +165,10 @@ class LabelHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
         self.average.load_state_dict(self.network.state_dict())
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start the running averages anew."""
         for state in (self.n_updates, self.class_sums, self.class_sizes):
             state.zero_()
 
@@ -214,7 +217,7 @@ class LabelHead(nn.Module):
         n_seen = batch_size // 4 if len(others) and self.consistency else batch_size
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-        self.n_updates.zero_()
+        self._forget()  # also the class means of what was fitted before
         self.train().network.requires_grad_(True)
         for step in range(n_steps):
             rows = seen[torch.randint(len(seen), (n_seen,), device=z.device)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -279,6 +281,25 @@ def test_flagged_share_of_known_types(annotated, source, known_share):
     deviation = np.sqrt(known_share * (1 - known_share) * (1 / n[0] + 1 / n[1]))
     expected = pytest.approx(1 - known_share, abs=3 * deviation)
     assert table["mumask_new_type"].mean() == expected
+
+
+@pytest.mark.parametrize("source", [None, "rna", "protein"])
+def test_each_set_of_modalities_has_its_own_temperature(annotated, source):
+    """What divides the logits is what was fitted to cells seen through the same modalities."""
+    model, query = annotated
+    probabilities = model.predict(query, soft=True, source=source)
+    (number,) = [
+        number
+        for number, view in enumerate(model.known_types_["views"])
+        if view["modalities"] == ([source] if source else ["rna", "protein"])
+    ]
+    kept, model.known_types_ = model.known_types_, deepcopy(model.known_types_)
+    for other, view in enumerate(model.known_types_["views"]):
+        view["temperature"] *= 2 if other == number else 7
+    hotter = model.predict(query, soft=True, source=source)
+    model.known_types_ = kept
+    half = np.sqrt(probabilities)
+    np.testing.assert_allclose(hotter, half.div(half.sum(axis=1), axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_cells_are_encoded_once(annotated, monkeypatch):

@@ -26,8 +26,9 @@ LEVELS = np.linspace(0, 1, 1001)
 ALL_SUBSETS = 3
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature that makes softmax probabilities fit the labels (Guo et al., ICML 2017)."""
+    logits, labels = torch.as_tensor(logits), torch.as_tensor(labels).long()
     log_t = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], lr=0.1, max_iter=100)
 
@@ -44,14 +45,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 class CalibrationMixin(LabelsMixin):
     """Calibrated probabilities and the recognition of cell types that the reference lacks."""
 
-    # Labelled cells in the latent space and quantiles of the distances to them; None without labels.
-    known_types_ = None
-
     def _calibrate(self) -> None:
-        """Fit temperature and class statistics after training with labels.
+        """Keep labelled cells after training with labels, and how sure and how far to be of them.
 
-        The temperature comes from the labelled validation cells, which no weight was fitted to;
-        without enough of them it stays 1.
+        Judged are labelled validation cells, which no weight was fitted to; without enough of
+        them the temperature stays 1.
         """
         if keys.LABELS not in self.registry_["field_registries"]:
             return
@@ -66,24 +64,32 @@ class CalibrationMixin(LabelsMixin):
 
     def _calibrate_on(self, codes: np.ndarray, cells: np.ndarray, held: np.ndarray) -> None:
         """Keep labelled `cells`; how sure to be, and how far to be, from `held` ones if enough."""
-        self.temperature_, enough = 1.0, len(held) >= 5 * self.module.n_classes
-        if enough:
-            logits = torch.as_tensor(self._latent_and_logits(self.adata, held)[1])
-            self.temperature_ = fit_temperature(logits, torch.as_tensor(codes[held]))
+        least = 5 * self.module.n_classes
+        enough = len(held) >= least
         kept = _some_of_each(codes[cells], KEPT_CELLS)
         z, _ = self._latent_and_logits(self.adata, cells[kept])
         k = max(1, min(N_NEIGHBORS, len(cells) // self.module.n_classes))
         self.known_types_ = {"cells": z, "n_neighbors": k, "views": []}
         judged = held if enough else cells[kept]
         has = presence(self.adata, self.modalities)[judged]
+        _, logits = self._latent_and_logits(self.adata, judged)
+        overall = fit_temperature(logits, codes[judged]) if enough else 1.0
         for view in self._views():
             here = has[:, [m in view for m in self.modalities]].all(axis=1)
             if here.any():
-                z, _ = self._latent_and_logits(self.adata, judged[here], view)
+                z, logits = self._latent_and_logits(self.adata, judged[here], view)
                 itself = None if enough else np.flatnonzero(here)
-                distance = np.quantile(self._distance(z, itself), LEVELS)
+                # With less to go on the model is wrong more often, but not always less sure.
+                fits = enough and here.sum() >= least
                 self.known_types_["views"].append(
-                    {"modalities": view, "n_cells": int(here.sum()), "distance": distance}
+                    {
+                        "modalities": view,
+                        "n_cells": int(here.sum()),
+                        "distance": np.quantile(self._distance(z, itself), LEVELS),
+                        "temperature": (
+                            fit_temperature(logits, codes[judged[here]]) if fits else overall
+                        ),
+                    }
                 )
 
     def _views(self) -> list[list[str]]:
@@ -195,9 +201,9 @@ class CalibrationMixin(LabelsMixin):
         self._check_classifier()
         mdata, cells = self._cells(mdata, indices)
         z, logits = self._latent_and_logits(mdata, cells, source, batch_size)
-        probabilities = pd.DataFrame(self._probabilities(logits), mdata.obs_names[cells])
+        seen = self._seen(mdata, cells, source)
+        probabilities = pd.DataFrame(self._probabilities(logits, seen), mdata.obs_names[cells])
         uncertainty = entropy_share(probabilities.to_numpy())
-        seen = presence(mdata, self.modalities)[cells] & self._source_columns(source).numpy()
         table = self._labels_of(probabilities).to_frame()
         table["mumask_uncertainty"] = uncertainty
         table["mumask_novelty"] = self._novelty(seen, self._distance(z))
@@ -205,14 +211,9 @@ class CalibrationMixin(LabelsMixin):
 
     def _novelty(self, seen: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """Novelty of cells seen through the modalities `seen`, booleans ``(n, M)``."""
-        novelty = np.full(len(seen), np.nan)
-        left, views = seen.any(axis=1), self.known_types_["views"]
-        for known in views:  # the largest view that a cell has
-            columns = [m in known["modalities"] for m in self.modalities]
-            here = left & seen[:, columns].all(axis=1)
-            if known is views[-1]:  # no known cell was seen as the others are
-                here = left
-            left = left & ~here
+        novelty, of = np.full(len(seen), np.nan), self._view_of(seen)
+        for number, known in enumerate(self.known_types_["views"]):
+            here = seen.any(axis=1) & (of == number)
             n, farthest = known["n_cells"], known["distance"][-1]
             share = np.interp(distance[here], known["distance"], LEVELS) * n / (n + 1)
             beyond = distance[here] > farthest

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from mumask.data import keys
+from mumask.data import keys, presence
 
 from ._encode import EncodeMixin
 
@@ -18,8 +18,9 @@ from ._encode import EncodeMixin
 class LabelsMixin(EncodeMixin):
     """Labels, their probabilities and how uncertain they are."""
 
-    # Divides the logits; fitted to labelled validation cells after training.
-    temperature_ = 1.0
+    # Labelled cells in the latent space and, by view of a cell (a set of modalities), the temperature
+    # that divides its logits and quantiles of its distance to them; None without labels.
+    known_types_ = None
 
     @property
     def classes(self) -> list[str]:
@@ -76,12 +77,29 @@ class LabelsMixin(EncodeMixin):
         logits = self._collect(
             itemgetter("logits"), self.module.n_classes, mdata, cells, source, batch_size
         )
-        table = pd.DataFrame(self._probabilities(logits), mdata.obs_names[cells], self.classes)
+        probabilities = self._probabilities(logits, self._seen(mdata, cells, source))
+        table = pd.DataFrame(probabilities, mdata.obs_names[cells], self.classes)
         return table if soft else self._labels_of(table)
 
-    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+    def _seen(self, mdata: MuData, cells: np.ndarray, source) -> np.ndarray:
+        """Modalities that `cells` are seen through, booleans ``(n, M)``."""
+        return presence(mdata, self.modalities)[cells] & self._source_columns(source).numpy()
+
+    def _view_of(self, seen: np.ndarray) -> np.ndarray:
+        """Number of the first calibrated view of which a cell has all, ``(n,)``; else the last."""
+        views = self.known_types_["views"]
+        of = np.full(len(seen), len(views) - 1)
+        for number in reversed(range(len(views) - 1)):
+            columns = [m in views[number]["modalities"] for m in self.modalities]
+            of[seen[:, columns].all(axis=1)] = number
+        return of
+
+    def _probabilities(self, logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of logits ``(n, n_classes)``; NaN stays NaN."""
-        return torch.softmax(torch.as_tensor(logits) / self.temperature_, dim=1).numpy()
+        if self.known_types_ is not None:
+            temperature = np.array([v["temperature"] for v in self.known_types_["views"]])
+            logits = logits / temperature[self._view_of(seen)][:, None]
+        return torch.softmax(torch.as_tensor(logits), dim=1).numpy()
 
     def _labels_of(self, table: pd.DataFrame) -> pd.Series:
         """Most likely class of each row of probabilities; missing where they are."""

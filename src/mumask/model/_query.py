@@ -168,9 +168,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         model._freeze(known, list(unfrozen))
         model.mapped_ = {"known": known, "unfrozen": list(unfrozen)}
         model.is_trained_ = True
-        for name in ("temperature_", "known_types_"):
-            if name in attributes:
-                setattr(model, name, attributes[name])
+        model.known_types_ = attributes.get("known_types_")
         model.to_device(_device(accelerator, device))
         model.module.eval()
         return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import muon
 import numpy as np
 from scipy import sparse
 from sklearn.cross_decomposition import CCA
@@ -23,15 +24,13 @@ def _pca(block: Block, seed: int) -> np.ndarray:
     return PCA(min(N_COMPONENTS, *values.shape), random_state=seed).fit_transform(values)
 
 
-def _lsi(values: sparse.csr_matrix, seed: int) -> np.ndarray:
-    """Latent semantic indexing; its first component is the depth and left out."""
-    values = sparse.csr_matrix(values > 0, dtype=np.float64)
-    depth = np.maximum(np.asarray(values.sum(1)).ravel(), 1)
-    share = np.asarray(values.mean(0)).ravel()
-    frequency = sparse.diags(1 / depth) @ values
-    weighted = (frequency @ sparse.diags(1 / np.maximum(share, 1e-12)) * 1e4).log1p()
-    svd = TruncatedSVD(min(N_COMPONENTS + 1, values.shape[1] - 1), random_state=seed)
-    return svd.fit_transform(weighted)[:, 1:]
+def _lsi(block: Block, seed: int) -> np.ndarray:
+    """Latent semantic indexing on muon's TF-IDF; its first component is the depth and left out."""
+    adata = block.to_anndata()
+    adata.X = sparse.csr_matrix(adata.X > 0, dtype=np.float64)
+    muon.atac.pp.tfidf(adata, scale_factor=1e4)
+    svd = TruncatedSVD(min(N_COMPONENTS + 1, adata.n_vars - 1), random_state=seed)
+    return svd.fit_transform(adata.X)[:, 1:]
 
 
 def _components(problem: Problem, name: str, seed: int) -> np.ndarray:
@@ -39,7 +38,7 @@ def _components(problem: Problem, name: str, seed: int) -> np.ndarray:
     if name == "protein":
         values = clr(block.values)
         return PCA(min(N_COMPONENTS, values.shape[1]), random_state=seed).fit_transform(values)
-    return _lsi(block.values, seed) if name == "atac" else _pca(block, seed)
+    return _lsi(block, seed) if name == "atac" else _pca(block, seed)
 
 
 def _concat(problem: Problem, seed: int, balanced: bool = True) -> np.ndarray:

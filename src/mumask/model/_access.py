@@ -24,7 +24,13 @@ class AccessMixin(BaseModelClass):
 
     @property
     def modalities(self) -> list[str]:
-        """Keys of the modalities, in the order of the presence matrix."""
+        """Keys of the modalities, in the order of the presence matrix.
+
+        Examples
+        --------
+        >>> model.modalities
+        ['rna', 'protein', 'atac']
+        """
         return list(self.registry_["setup_args"]["modalities"])
 
     def feature_names(self, modality: str) -> pd.Index:
@@ -40,7 +46,13 @@ class AccessMixin(BaseModelClass):
 
     @property
     def batches(self) -> list[str]:
-        """Names of the batches."""
+        """Names of the batches.
+
+        Examples
+        --------
+        >>> model.batches
+        ['ASAP-seq', 'CITE-seq', 'RNA-only']
+        """
         return list(self._state(keys.BATCH)["categorical_mapping"])
 
     def _state(self, registry_key: str) -> dict:

@@ -24,7 +24,13 @@ class LabelsMixin(EncodeMixin):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes; numbers where the clusters were learned without labels."""
+        """Names of the classes; numbers where the clusters were learned without labels.
+
+        Examples
+        --------
+        >>> model.classes == sorted(mdata.obs["cell_type"].unique())
+        True
+        """
         if keys.LABELS in self.registry_["field_registries"]:
             return list(self._state(keys.LABELS)["categorical_mapping"][:-1])
         return [str(k) for k in range(self.module.n_classes)]

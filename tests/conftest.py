@@ -40,6 +40,12 @@ def real_data() -> Path:
     return Path(os.environ["MUMASK_DATA"])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def seeded_module():
+    """The same models in the fixtures of a module, whichever tests ran before."""
+    scvi.settings.seed = 0
+
+
 @pytest.fixture(autouse=True)
 def quiet_and_seeded():
     """The same numbers in every run, and no chatter from the trainer."""

@@ -31,7 +31,7 @@ def run(problem, job):
     with job.timed():
         model.train(**job.epochs_option())
     job.epochs = job.max_epochs or 1000
-    mapping = model.get_mapper_matrix()
+    mapping = np.array(model.get_mapper_matrix())
     # Every spatial cell gets its share of every cell of the reference.
     mapping /= np.maximum(mapping.sum(axis=0, keepdims=True), 1e-12)
     values = reference.subset(features=problem.targets["rna"]).values.log1p()

@@ -31,7 +31,7 @@ def run(problem, job):
         with job.timed():
             uniport.Run(adatas=[spatial, rna], adata_cm=common, lambda_kl=5.0, **options)
         asked = common[: spatial.n_obs].copy()
-        found = uniport.Run(adata_cm=asked, out="predict", pred_id=2, outdir=folder, seed=job.seed)
+        found = uniport.Run(adata_cm=asked, out="predict", pred_id=1, outdir=folder, seed=job.seed)
     job.notes.append("iterations, not epochs")
     job.epochs = job.max_epochs or 30_000
     columns = rna.var_names.get_indexer(problem.targets["rna"])

@@ -108,9 +108,8 @@ def best(function, repeats: int) -> float:
 
 def inside(folder: Path) -> dict:
     """Count and measure; called in a process of its own."""
-    import torch
-
     from benchmarks.problem import Problem
+    from mumask.train import MaskedTrainingPlan
 
     quiet()
     problem = Problem.load(folder)
@@ -127,7 +126,9 @@ def inside(folder: Path) -> dict:
     model.module.train()
     for parameter in model.module.parameters():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(model.module.parameters(), lr=1e-4)
+    optimizer = MaskedTrainingPlan(model.module, lr=1e-4).get_optimizer_creator()(
+        model.module.parameters()
+    )
 
     def train_step(tensors):
         optimizer.zero_grad()

@@ -99,7 +99,8 @@ def speed_section(records: list[dict]) -> list[str]:
         "ratio of the best",
         "ratio of medians",
     ]
-    batch, repeats = (next(iter(newest.values()))[k] for k in ("batch_size", "repeats"))
+    batch = next(iter(newest.values()))["batch_size"]
+    repeats = " or ".join(str(n) for n in sorted({r["repeats"] for r in newest.values()}))
     text = (
         f"Cells per second at equal minibatches of {batch} cells, each measurement in a process of its own, the two methods in turns, "
         f"{repeats} times each (`python -m benchmarks speed`). Training: the fastest epoch after the first, data loading included. With one thread processor time "

@@ -298,6 +298,7 @@ def test_each_set_of_modalities_has_its_own_temperature(annotated, source):
         view["temperature"] *= 2 if other == number else 7
     hotter = model.predict(query, soft=True, source=source)
     model.known_types_ = kept
+    assert (probabilities.dtypes == np.float32).all()
     half = np.sqrt(probabilities)
     np.testing.assert_allclose(hotter, half.div(half.sum(axis=1), axis=0), rtol=1e-4, atol=1e-5)
 

@@ -103,7 +103,8 @@ class LabelsMixin(EncodeMixin):
     def _probabilities(self, logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of logits ``(n, n_classes)``; NaN stays NaN."""
         if self.known_types_ is not None:
-            temperature = np.array([v["temperature"] for v in self.known_types_["views"]])
+            views = self.known_types_["views"]
+            temperature = np.array([view["temperature"] for view in views], dtype=logits.dtype)
             logits = logits / temperature[self._view_of(seen)][:, None]
         return torch.softmax(torch.as_tensor(logits), dim=1).numpy()
 

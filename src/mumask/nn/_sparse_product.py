@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from scipy import sparse
 from torch.nn import functional as F
 
 
@@ -28,20 +29,26 @@ class SparseProduct(torch.autograd.Function):
     def backward(ctx, grad):
         """Add up, for every feature, the gradients of its cells."""
         row_starts, columns, values, offset = ctx.saved_tensors
-        rows = torch.repeat_interleave(
-            torch.arange(len(row_starts) - 1, device=grad.device),
-            row_starts.diff(),
-            output_size=len(columns),
-        )
-        ordered, order = columns.int().sort(stable=True)
-        features = torch.arange(ctx.n_features + 1, dtype=torch.int32, device=grad.device)
-        starts = torch.searchsorted(ordered, features)
-        grad_weight = _bag(
-            starts, rows.index_select(0, order), values.index_select(0, order), grad.contiguous()
-        )
+        starts, rows, values = _by_feature(row_starts, columns, values, ctx.n_features)
+        grad_weight = _bag(starts, rows, values, grad.contiguous())
         if offset is not None:
             grad_weight.addr_(offset, grad.sum(dim=0), alpha=-1)
         return None, None, None, None, grad_weight
+
+
+def _by_feature(row_starts, columns, values, n_features: int) -> tuple[torch.Tensor, ...]:
+    """The same values ordered by feature (CSC): starts, rows, values."""
+    shape = (len(row_starts) - 1, n_features)
+    if values.device.type == "cpu":  # counts where the other path has to sort: a third of its time
+        parts = (values.numpy(), columns.numpy(), row_starts.numpy())
+        csc = sparse.csr_matrix(parts, shape=shape).tocsc()
+        return tuple(map(torch.from_numpy, (csc.indptr, csc.indices, csc.data)))
+    every = torch.arange(shape[0], device=values.device)
+    rows = torch.repeat_interleave(every, row_starts.diff(), output_size=len(columns))
+    ordered, order = columns.int().sort(stable=True)
+    features = torch.arange(n_features + 1, dtype=torch.int32, device=values.device)
+    starts = torch.searchsorted(ordered, features)
+    return starts, rows.index_select(0, order), values.index_select(0, order)
 
 
 def _bag(starts, indices, weights, table) -> torch.Tensor:

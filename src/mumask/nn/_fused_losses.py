@@ -100,19 +100,23 @@ class BernoulliLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, raw, rows, columns):
-        """Cost of every cell, shape ``(n,)``."""
+        """Cost of every cell, shape ``(n,)``; its derivative is prepared in the same memory."""
         raw = raw.float() if raw.dtype.itemsize < 4 else raw  # in full precision, always
         flat = rows * raw.shape[1] + columns
         open_ = torch.sigmoid(raw)
-        ctx.save_for_backward(open_, flat)
         # log(1 + e^raw) is -log(1 - open), or raw - log(open) where that is the larger one
-        certain = torch.maximum(open_, 1 - open_)
-        cost = raw.clamp(min=0).sum(dim=1) - certain.log_().sum(dim=1)
+        spare = 1 - open_
+        torch.maximum(open_, spare, out=spare)
+        cost = spare.log_().sum(dim=1).neg_()
+        cost += torch.clamp(raw, min=0, out=spare).sum(dim=1)
+        if ctx.needs_input_grad[0]:
+            slope = open_
+            slope.view(-1).scatter_add_(0, flat, open_.new_full((len(flat),), -1.0))
+            ctx.save_for_backward(slope)
         return cost.scatter_add_(0, rows, raw.reshape(-1).index_select(0, flat).neg_())
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw`."""
-        open_, flat = ctx.saved_tensors
-        slope = open_.view(-1).scatter_add(0, flat, open_.new_full((len(flat),), -1.0))
-        return slope.view_as(open_).mul_(grad.unsqueeze(1)), None, None
+        (slope,) = ctx.saved_tensors
+        return slope * grad.unsqueeze(1), None, None

@@ -49,6 +49,14 @@ def test_the_graph_is_that_of_the_joint_latent_space(results):
     assert (batch[rows] != batch[columns]).mean() > 0.3
 
 
+@pytest.mark.slow
+def test_the_graph_of_many_cells(results):
+    """What scanpy does from 8,192 cells on: its versions do not suit each one of pynndescent."""
+    mdata = results.copy()
+    sc.pp.neighbors(mdata, use_rep="X_mumask", transformer="pynndescent")
+    assert mdata.obsp["connectivities"].shape == (180, 180)
+
+
 @pytest.mark.parametrize("basis", ["X_umap", "X_mumask"])
 def test_muon_draws_it(results, basis):
     color = ["leiden", "mumask_label", "mumask_uncertainty", "rna:gene3", "protein1"]

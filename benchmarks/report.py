@@ -10,6 +10,7 @@ import pandas as pd
 from .figures import bubbles, scaling
 from .methods import GROUPS, METHODS
 from .records import latest, read
+from .studies.papers import papers_section
 from .studies.tables import ablation_section, roofline_section, scale_section, speed_section
 from .tasks import TASKS
 
@@ -53,6 +54,7 @@ def write(files: list[Path], page: Path, figures: Path) -> None:
         if mine:
             parts.append(section(task, mine, page, figures))
     parts += waiting(runs)
+    parts += papers_section(runs)
     parts += ablation_section(by_kind["ablation"])
     parts += speed_section(by_kind["speed"])
     parts += roofline_section(by_kind["roofline"])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from benchmarks import report
+from benchmarks.studies.papers import DEFAULT, PRESET, papers_section
 from benchmarks.studies.tables import ablation_section, scale_section, speed_section
 
 
@@ -76,3 +77,16 @@ def test_scale_shows_a_size_that_did_not_fit():
     good = {"cells": 10, "seconds_per_epoch": 2.0, "peak_mib": 5.0, "input_mib": 1.0}
     (text,) = scale_section([good, {"cells": 99, "error": "status -9"}], "scale.svg")
     assert "| 10 | 2 | 5 | 5 | 1 |" in text and "| 99 | `status -9` |" in text
+
+
+def test_reported_figures_stand_beside_medians():
+    def run(method, task, **scores):
+        return {"method": method, "task": task, "scores": scores}
+
+    preset = [run(PRESET, "T3", accuracy=value, mSCC=0.5, mPCC=0.6) for value in (0.7, 0.8, 0.9)]
+    assert papers_section([]) == []
+    others = [run("CrossAttentionMAE", "T1", ari=0.9, nmi=0.8), run("totalVI", "T1", ari=0.6)]
+    (text,) = papers_section([*preset, run(DEFAULT, "T3", accuracy=0.85), *others])
+    (row,) = (line for line in text.splitlines() if "| 0.947 |" in line)
+    assert "| accuracy | 0.947 | T3 | 0.800 | 0.850 |" in row
+    assert "+50% ARI and (not measured) NMI" in text

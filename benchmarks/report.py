@@ -11,7 +11,13 @@ from .figures import bubbles, scaling
 from .methods import GROUPS, METHODS
 from .records import latest, read
 from .studies.papers import papers_section
-from .studies.tables import ablation_section, roofline_section, scale_section, speed_section
+from .studies.tables import (
+    ablation_section,
+    quality_section,
+    roofline_section,
+    scale_section,
+    speed_section,
+)
 from .tasks import TASKS
 
 HEAD = """# Benchmarks
@@ -46,7 +52,10 @@ def write(files: list[Path], page: Path, figures: Path) -> None:
     by_kind = defaultdict(list)
     for record in read(files):
         by_kind[record.get("kind", "run")].append(record)
-    runs = latest(by_kind["run"])
+    everything = latest(by_kind["run"])
+    # Ours, cut: how soon it is as good as a peer, not how good it is.
+    cut = [r for r in everything if r.get("group") == "ours" and "max_epochs" in r["settings"]]
+    runs = [run for run in everything if run not in cut]
     figures.mkdir(parents=True, exist_ok=True)
     parts = [HEAD, machines(runs), short(runs)]
     for task in TASKS.values():
@@ -57,6 +66,7 @@ def write(files: list[Path], page: Path, figures: Path) -> None:
     parts += papers_section(runs)
     parts += ablation_section(by_kind["ablation"])
     parts += speed_section(by_kind["speed"])
+    parts += quality_section(runs, cut)
     parts += roofline_section(by_kind["roofline"])
     if by_kind["scale"]:
         scaling(by_kind["scale"], figures / "scale.svg")

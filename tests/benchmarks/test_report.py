@@ -5,7 +5,12 @@ import json
 import pytest
 from benchmarks import report
 from benchmarks.studies.papers import DEFAULT, PRESET, papers_section
-from benchmarks.studies.tables import ablation_section, scale_section, speed_section
+from benchmarks.studies.tables import (
+    ablation_section,
+    quality_section,
+    scale_section,
+    speed_section,
+)
 
 
 @pytest.fixture
@@ -90,3 +95,15 @@ def test_reported_figures_stand_beside_medians():
     (row,) = (line for line in text.splitlines() if "| 0.947 |" in line)
     assert "| accuracy | 0.947 | T3 | 0.800 | 0.850 |" in row
     assert "+50% ARI and (not measured) NMI" in text
+
+
+def test_the_shortest_training_that_is_as_good_as_a_peer():
+    def run(method, nmi, seconds, epochs, **settings):
+        common = {"task": "T1", "epochs": epochs, "cpu_seconds": seconds, "settings": settings}
+        return {**common, "method": method, "scores": {"nmi": nmi}}
+
+    runs = [run("totalVI", 0.8, 1000.0, 330), run("MaskedVAE", 0.9, 50.0, 45)]
+    cut = [run("MaskedVAE", nmi, 2.0 * n, n, max_epochs=n) for n, nmi in ((5, 0.7), (10, 0.85))]
+    (text,) = quality_section(runs, cut)
+    assert "| T1 | totalVI | 0.800 | 1000 | 10 | 0.850 | 20.0 | **50** |" in text
+    assert quality_section([], cut) == []

@@ -17,7 +17,7 @@ import typer.core  # noqa: E402
 
 from .records import RESULTS  # noqa: E402
 
-SEVERAL = ("--methods", "--seeds", "--tasks", "--sizes")
+SEVERAL = ("--methods", "--seeds", "--tasks", "--sizes", "--sources")
 
 
 class Several(typer.core.TyperCommand):
@@ -223,6 +223,24 @@ def scale(
     from .studies.scale import sweep
 
     sweep(list(sizes), out or RESULTS / "scale.jsonl", threads)
+
+
+@app.command(cls=Several)
+def out_of_core(
+    folder: Annotated[Path, typer.Argument(help="Where the files are, or are written to.")],
+    cells: Annotated[int, typer.Option(help="Number of cells to write.")] = 200_000,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 400,
+    sources: Annotated[list[str], typer.Option(help="h5mu, zarr, memory.")] = (
+        "h5mu",
+        "zarr",
+        "memory",
+    ),
+    out: Out = None,
+) -> None:
+    """Memory and speed of training from files, beside training from memory."""
+    from .out_of_core import compare
+
+    compare(folder, cells, steps, list(sources), out or RESULTS / "scale.jsonl")
 
 
 @app.command(cls=Several)

@@ -1,10 +1,9 @@
 """Training from a file that need not fit into memory, beside training from memory.
 
-``python -m benchmarks.out_of_core FOLDER [n_cells] [n_steps] [sources...]`` writes a mosaic to FOLDER
-(2,000 genes and 200 proteins for 55 % and 30 % of the cells, 50,000 peaks for the last 55 %), trains
-on it for some steps, each source (``h5mu``, ``zarr``, ``memory``) in a process of its own, and prints one
-JSON line per source: peak resident memory, cells per second, seconds of registration. The pages of
-the files are dropped from the system's cache before each run where the system allows it.
+A mosaic is written to a folder (2,000 genes and 200 proteins for 55 % and 30 % of the cells, 50,000
+peaks for the last 55 %) and trained on for some steps, each source (``h5mu``, ``zarr``, ``memory``) in a
+process of its own: peak resident memory, cells per second, seconds of registration. The pages of the
+files are dropped from the system's cache before each run where the system allows it.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import torch
+import typer
 import zarr
 from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
@@ -33,6 +33,8 @@ from scipy import sparse
 import mumask
 
 from .data_path import GENE_DENSITY, GENES, PEAK_DENSITY, PEAKS, random_csr
+from .records import append, machine, now
+from .runs import ROOT, THREADS
 
 PROTEINS, CHUNK = 200, 20_000
 MODALITIES = {"rna": (0.0, 0.55), "protein": (0.0, 0.3), "atac": (0.45, 1.0)}
@@ -138,26 +140,29 @@ def measure(folder: Path, source: str, n_steps: int) -> dict:
     }
 
 
-def main(folder: str, n_cells: str = "200000", n_steps: str = "400", *sources: str) -> None:
-    """Write the files if they are not there, then measure every source."""
-    path = Path(folder)
-    if not (path / "m.h5mu").exists():
-        path.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        write(path, int(n_cells))
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**30
-        spent = time.perf_counter() - start
-        print(json.dumps({"written_GiB": round(size, 2), "s": round(spent)}), flush=True)
-    for source in sources or ("h5mu", "zarr", "memory"):
-        command = [sys.executable, "-m", "benchmarks.out_of_core", "--measure", folder, source]
-        subprocess.run([*command, n_steps], check=True)
+def compare(folder: Path, n_cells: int, n_steps: int, sources: list[str], out: Path) -> None:
+    """Write the files if they are not there, then measure every source and record it."""
+    if not (folder / "m.h5mu").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder, n_cells)
+    environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
+    for source in sources:
+        command = [sys.executable, "-m", "benchmarks.out_of_core", str(folder), source]
+        done = subprocess.run(
+            [*command, str(n_steps)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        append(out, {"kind": "out_of_core", **found, "date": now(), "machine": machine(1)})
+        typer.echo(json.dumps(found))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    if sys.argv[1] == "--measure":
-        print(json.dumps(measure(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))), flush=True)
-    else:
-        main(*sys.argv[1:])
+    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))))

@@ -11,13 +11,8 @@ from .figures import bubbles, scaling
 from .methods import GROUPS, METHODS
 from .records import latest, read
 from .studies.papers import papers_section
-from .studies.tables import (
-    ablation_section,
-    quality_section,
-    roofline_section,
-    scale_section,
-    speed_section,
-)
+from .studies.scale_tables import out_of_core_section, scale_section
+from .studies.tables import ablation_section, quality_section, roofline_section, speed_section
 from .tasks import TASKS
 
 HEAD = """# Benchmarks
@@ -71,6 +66,7 @@ def write(files: list[Path], page: Path, figures: Path) -> None:
     if by_kind["scale"]:
         scaling(by_kind["scale"], figures / "scale.svg")
         parts += scale_section(by_kind["scale"], link(figures / "scale.svg", page))
+    parts += out_of_core_section(by_kind["out_of_core"])
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
 

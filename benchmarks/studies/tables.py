@@ -15,7 +15,7 @@ SHOWN = {
 }
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)] + [
         "| " + " | ".join(row) + " |" for row in rows
     ]
@@ -52,7 +52,7 @@ def ablation_section(records: list[dict]) -> list[str]:
             rows.append([variant, *cells, str(len(members)), f"{seconds:.3g}"])
         model = {"vae": "MaskedVAE", "mae": "CrossAttentionMAE"}[study]
         heads = [model, *(TASKS[task].columns[n] for n in names), "seeds", "training (s)"]
-        lines += ["", f"### {model} on {task}", "", *_table(heads, rows)]
+        lines += ["", f"### {model} on {task}", "", *markdown_table(heads, rows)]
     return ["\n".join(lines)]
 
 
@@ -107,7 +107,7 @@ def speed_section(records: list[dict]) -> list[str]:
         "counts, with more real time. For "
         "CrossAttentionMAE and its preset `scmmae` single training steps are timed, since an epoch of the preset takes far too long."
     )
-    return ["\n".join(["## Speed", "", text, "", *_table(heads, rows)])]
+    return ["\n".join(["## Speed", "", text, "", *markdown_table(heads, rows)])]
 
 
 # Whose final NMI ours has to reach, and on which task.
@@ -156,7 +156,7 @@ def quality_section(runs: list[dict], cut: list[dict]) -> list[str]:
         "MaskedVAE was trained for a few numbers of epochs (`python -m benchmarks run T1 --methods MaskedVAE --epochs 8`); shown is the least whose median NMI over "
         "seeds is that of the peer's whole training or more."
     )
-    return ["\n".join(["### Time to a peer's quality", "", text, "", *_table(heads, rows)])]
+    return ["\n".join(["### Time to a peer's quality", "", text, "", *markdown_table(heads, rows)])]
 
 
 def _of(grouped: dict, task: str, method: str) -> list:
@@ -210,34 +210,10 @@ def roofline_section(records: list[dict]) -> list[str]:
         "measured in the same process, products in the model's own shapes. Attainable is the longer of the two times; what a step takes beyond it are "
         "elementwise passes (likelihoods, transforms of the input), loading, and small operations:"
     )
-    lines = ["## Roofline", "", text, "", *_table(heads, rows), ""]
+    lines = ["## Roofline", "", text, "", *markdown_table(heads, rows), ""]
     operations = [f"`{name}` {share:.0%}" for name, share in first["operations"].items()]
     where = f"{next(iter(newest))[0]}, {next(iter(newest))[1]} thread(s)"
     lines += [
         f"Share of operations in a step by torch.profiler ({where}): {', '.join(operations)}."
     ]
     return ["\n".join(lines)]
-
-
-def scale_section(records: list[dict], figure: str) -> list[str]:
-    """Seconds per epoch and memory by number of cells."""
-    newest = {r["cells"]: r for r in records}
-    rows = [
-        [f"{n:,}", f"`{r['error']}`", "", "", ""]
-        if "error" in r
-        else [
-            f"{n:,}",
-            f"{r['seconds_per_epoch']:.3g}",
-            f"{n / r['seconds_per_epoch']:,.0f}",
-            f"{r['peak_mib']:,.0f}",
-            f"{r['input_mib']:,.0f}",
-        ]
-        for n, r in sorted(newest.items())
-    ]
-    text = (
-        "MaskedVAE on simulated mosaics of RNA (2,000 genes), 100 proteins and ATAC (20,000 peaks), each measured in 40 to 70 % of the cells "
-        "(`python -m benchmarks scale`): one epoch, and the highest resident memory of the process that also holds the data."
-    )
-    heads = ["cells", "seconds per epoch", "cells/s", "peak memory (MiB)", "data (MiB)"]
-    image = f"![Time and memory by number of cells]({figure})"
-    return ["\n".join(["## Scale", "", text, "", image, "", *_table(heads, rows)])]

@@ -5,12 +5,8 @@ import json
 import pytest
 from benchmarks import report
 from benchmarks.studies.papers import DEFAULT, PRESET, papers_section
-from benchmarks.studies.tables import (
-    ablation_section,
-    quality_section,
-    scale_section,
-    speed_section,
-)
+from benchmarks.studies.scale_tables import out_of_core_section, scale_section
+from benchmarks.studies.tables import ablation_section, quality_section, speed_section
 
 
 @pytest.fixture
@@ -107,3 +103,13 @@ def test_the_shortest_training_that_is_as_good_as_a_peer():
     (text,) = quality_section(runs, cut)
     assert "| T1 | totalVI | 0.800 | 1000 | 10 | 0.850 | 20.0 | **50** |" in text
     assert quality_section([], cut) == []
+
+
+def test_files_stand_beside_memory():
+    common = {"cells": 1000, "register_s": 2.0, "peak_GiB": 1.5}
+    records = [
+        {**common, "source": "h5mu", "cells_per_s": 700},
+        {**common, "source": "memory", "cells_per_s": 1000},
+    ]
+    (text,) = out_of_core_section(records)
+    assert "| 1,000 | h5mu | 1.50 | 700 | 70% | 2 |" in text

@@ -90,7 +90,7 @@ def test_a_file_is_read_in_stretches(backed, manager_of, small_reads, monkeypatc
     from mumask.data import _blocks
 
     ours, spans = manager(manager_of, backed), []
-    read = _blocks.FileRows.__getitem__
+    read = _blocks.RowSpans.__getitem__
 
     def watched(self, part):
         if self.shape[1] == 40:
@@ -98,7 +98,7 @@ def test_a_file_is_read_in_stretches(backed, manager_of, small_reads, monkeypatc
         return read(self, part)
 
     loader = MosaicLoader(ours, batch_size=8, shuffle=True)
-    monkeypatch.setattr(_blocks.FileRows, "__getitem__", watched)
+    monkeypatch.setattr(_blocks.RowSpans, "__getitem__", watched)
     for _ in loader:
         pass
     assert sum(spans) < 2.5 * backed["atac"].n_obs

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from scvi.dataloaders import DataSplitter, SemiSupervisedDataSplitter
 
-from mumask.data._blocks import SPARSE_BELOW, read_rows, to_tensor
+from mumask.data._blocks import SPARSE_BELOW, RowSpans, read_rows, row_reader, to_tensor
 from mumask.data._panels import find_panel
 from mumask.data._scan import scan
 
@@ -327,3 +327,23 @@ def test_absent_rows_cost_nothing(manager_of):
     assert batch["X_atac"].shape == (0, 4000)
     assert batch["X_atac"].to_dense().numel() == 0
     assert dataset[np.arange(400, 500)]["X_atac"].layout == torch.sparse_csr
+
+
+@pytest.mark.parametrize("narrow", [np.int32, np.int16])
+def test_rows_are_taken_without_a_copy_of_all_indices(narrow):
+    """Pointers and indices of unequal type, as anndata reads them from files written in pieces."""
+    x = sp.random(5000, 30, density=0.3, format="csr", random_state=0, dtype=np.float32)
+    mixed = sp.csr_matrix(x.shape, dtype=x.dtype)
+    mixed.data, mixed.indices = x.data, x.indices.astype(narrow)
+    mixed.indptr = x.indptr.astype(np.int64)
+    reader = row_reader(mixed)
+    if narrow == np.int32:
+        assert reader.indices.dtype == reader.indptr.dtype
+        assert np.shares_memory(reader.indices, mixed.indices)
+        assert np.shares_memory(reader.data, mixed.data)
+    else:  # more values than the type of the indices can count
+        assert x.nnz > np.iinfo(narrow).max
+        assert isinstance(reader, RowSpans)
+    assert mixed.indptr.dtype == np.int64  # the user's matrix is as it was
+    rows = np.random.default_rng(0).permutation(5000)[:200]
+    np.testing.assert_array_equal(read_rows(reader, rows).toarray(), x[rows].toarray())

@@ -29,8 +29,8 @@ def is_backed(matrix) -> bool:
     return not (matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
 
 
-class FileRows:
-    """A CSR matrix in a file (HDF5 or Zarr), read in spans of rows.
+class RowSpans:
+    """The parts of a CSR matrix, in a file (HDF5 or Zarr) or in memory, read in spans of rows.
 
     The pointers to the rows are kept in memory; anndata's own class builds a matrix of all rows
     for every access.
@@ -38,11 +38,9 @@ class FileRows:
 
     format = "csr"
 
-    def __init__(self, matrix):
-        group = matrix.group
-        self.shape, self.nnz = matrix.shape, group["indices"].shape[0]
-        self._indptr = group["indptr"][:]
-        self._indices, self._data = group["indices"], group["data"]
+    def __init__(self, shape: tuple[int, int], indptr: np.ndarray, indices, data):
+        self.shape, self.nnz = shape, indices.shape[0]
+        self._indptr, self._indices, self._data = indptr, indices, data
 
     def __getitem__(self, part: slice) -> sparse.csr_matrix:
         """Rows from `start` to `stop`."""
@@ -60,15 +58,34 @@ def row_reader(matrix):
     once, since its rows cannot be reached one by one; this goes for one in a file, too.
     """
     if not sparse.issparse(matrix) and hasattr(matrix, "group"):
-        return FileRows(matrix) if matrix.format == "csr" else matrix.to_memory().tocsr()
-    if getattr(matrix, "format", "csr") == "csr":
+        if matrix.format != "csr":
+            return row_reader(matrix.to_memory().tocsr())
+        group = matrix.group
+        return RowSpans(matrix.shape, group["indptr"][:], group["indices"], group["data"])
+    if not sparse.issparse(matrix):
         return matrix
-    return matrix.tocsr()
+    return _with_one_index_type(matrix if matrix.format == "csr" else matrix.tocsr())
+
+
+def _with_one_index_type(matrix):
+    """The same values, with pointers to the rows of the type that the indices have.
+
+    Where the two differ, as in files that anndata wrote piece by piece, scipy copies the indices of
+    the whole matrix each time that rows are taken.
+    """
+    indices, indptr = matrix.indices, matrix.indptr
+    if indices.dtype == indptr.dtype:
+        return matrix
+    if matrix.nnz > np.iinfo(indices.dtype).max:
+        return RowSpans(matrix.shape, indptr, indices, matrix.data)
+    same = sparse.csr_matrix(matrix.shape, dtype=matrix.dtype)
+    same.data, same.indices, same.indptr = matrix.data, indices, indptr.astype(indices.dtype)
+    return same
 
 
 def bytes_per_row(matrix) -> float:
     """What a row of the output of :func:`row_reader` takes as a minibatch."""
-    sparsely = isinstance(matrix, FileRows) or sparse.issparse(matrix)
+    sparsely = isinstance(matrix, RowSpans) or sparse.issparse(matrix)
     return 12 * matrix.nnz / max(1, matrix.shape[0]) if sparsely else 4 * matrix.shape[1]
 
 

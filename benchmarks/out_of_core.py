@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import resource
-import subprocess
 import sys
 import time
 import warnings
@@ -34,7 +33,7 @@ import mumask
 
 from .data_path import GENE_DENSITY, GENES, PEAK_DENSITY, PEAKS, random_csr
 from .records import append, machine, now
-from .runs import ROOT, THREADS
+from .runs import measured
 
 PROTEINS, CHUNK = 200, 20_000
 MODALITIES = {"rna": (0.0, 0.55), "protein": (0.0, 0.3), "atac": (0.45, 1.0)}
@@ -145,18 +144,8 @@ def compare(folder: Path, n_cells: int, n_steps: int, sources: list[str], out: P
     if not (folder / "m.h5mu").exists():
         folder.mkdir(parents=True, exist_ok=True)
         write(folder, n_cells)
-    environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
     for source in sources:
-        command = [sys.executable, "-m", "benchmarks.out_of_core", str(folder), source]
-        done = subprocess.run(
-            [*command, str(n_steps)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = measured("benchmarks.out_of_core", [folder.resolve(), source, n_steps], threads=1)
         append(out, {"kind": "out_of_core", **found, "date": now(), "machine": machine(1)})
         typer.echo(json.dumps(found))
 

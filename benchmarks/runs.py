@@ -90,6 +90,19 @@ def execute(
     return record
 
 
+def measured(module: str, arguments: list, threads: int) -> dict:
+    """What a module prints as its last line, JSON, in a process with so many threads of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **dict.fromkeys(THREADS, str(threads))},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def _in_process(folder, method, problem, seed, settings, max_epochs, threads, timeout) -> dict:
     try:
         python = python_of(method.environment)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import typer
 
 from benchmarks.records import append, machine, now
-from benchmarks.runs import ROOT, THREADS
+from benchmarks.runs import measured
 from benchmarks.tasks import TASKS
 
 from .inside import BATCH_SIZE, MODELS, quiet
@@ -180,17 +179,8 @@ def measure(data: Path, out: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             problem.save(Path(folder, "problem"))
             for threads in sorted({1, os.cpu_count() or 1}):
-                environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-                command = [sys.executable, "-m", "benchmarks.studies.roofline"]
-                done = subprocess.run(
-                    [*command, str(Path(folder, "problem")), str(threads)],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=True,
-                )
-                found = json.loads(done.stdout.splitlines()[-1])
+                arguments = [Path(folder, "problem"), threads]
+                found = measured("benchmarks.studies.roofline", arguments, threads)
                 record = {"kind": "roofline", "task": task, "batch_size": BATCH_SIZE, **found}
                 append(out, {**record, "date": now(), "machine": machine(threads)})
                 typer.echo(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from anndata import AnnData
 
 import mumask
 from benchmarks.records import append, machine, now
-from benchmarks.runs import ROOT, THREADS
+from benchmarks.runs import measured
 from benchmarks.simulate import random_csr
 from benchmarks.worker import peak_mib
 
@@ -71,13 +70,12 @@ def measure(n_cells: int) -> dict:
 
 def sweep(sizes: list[int], out: Path, threads: int) -> None:
     """Measure every size and record it."""
-    environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
     for n_cells in sizes:
-        command = [sys.executable, "-m", "benchmarks.studies.scale", str(n_cells)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        found = {"cells": n_cells, "error": f"the process ended with status {done.returncode}"}
-        if done.returncode == 0:
-            found = json.loads(done.stdout.splitlines()[-1])
+        try:
+            found = measured("benchmarks.studies.scale", [n_cells], threads)
+        except subprocess.CalledProcessError as error:
+            status = f"the process ended with status {error.returncode}"
+            found = {"cells": n_cells, "error": status}
         append(out, {"kind": "scale", **found, "date": now(), "machine": machine(threads)})
         typer.echo(json.dumps(found))
 

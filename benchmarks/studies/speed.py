@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import numpy as np
 import typer
 
 from benchmarks.records import append, machine, now
-from benchmarks.runs import ROOT, THREADS
+from benchmarks.runs import measured
 from benchmarks.tasks import TASKS
 
 from .inside import BATCH_SIZE
@@ -48,7 +45,9 @@ def compare(data: Path, out: Path, repeats: int, chosen: list[str] | None) -> No
                 for _ in range(repeats):
                     for name in found:
                         arguments = [what, name, str(Path(folder, "problem")), str(counts[name])]
-                        found[name].append(_measure(arguments, threads))
+                        found[name].append(
+                            measured("benchmarks.studies.inside", [*arguments, threads], threads)
+                        )
                 record = {
                     "kind": "speed",
                     "comparison": title,
@@ -78,12 +77,3 @@ def compare(data: Path, out: Path, repeats: int, chosen: list[str] | None) -> No
 
 def _over(rows: list[dict], function) -> dict:
     return {name: float(function([row[name] for row in rows])) for name in rows[0]}
-
-
-def _measure(arguments: list[str], threads: int) -> dict:
-    environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-    command = [sys.executable, "-m", "benchmarks.studies.inside", *arguments, str(threads)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])

@@ -110,9 +110,8 @@ class BernoulliLoss(torch.autograd.Function):
         cost = spare.log_().sum(dim=1).neg_()
         cost += torch.clamp(raw, min=0, out=spare).sum(dim=1)
         if ctx.needs_input_grad[0]:
-            slope = open_
-            slope.view(-1).scatter_add_(0, flat, open_.new_full((len(flat),), -1.0))
-            ctx.save_for_backward(slope)
+            open_.view(-1).scatter_add_(0, flat, open_.new_full((len(flat),), -1.0))
+            ctx.save_for_backward(open_)
         return cost.scatter_add_(0, rows, raw.reshape(-1).index_select(0, flat).neg_())
 
     @staticmethod

@@ -15,7 +15,7 @@ from mumask.model._differential import DifferentialMixin
 def simulated():
     """A trained model, its data and the noise-free values."""
     mdata, truth = simulate_mosaic(
-        300, n_features={"rna": 200, "protein": 30, "atac": 300}, n_cell_types=4, return_truth=True
+        900, n_features={"rna": 200, "protein": 30, "atac": 300}, n_cell_types=4, return_truth=True
     )
     MaskedVAE.setup_mudata(mdata, batch_key="batch")
     model = MaskedVAE(mdata)
@@ -29,8 +29,8 @@ def true_change(truth, mdata, one, two) -> pd.Series:
     return pd.Series(np.log2(means[0] / means[1]), index=truth.var_names)
 
 
-# Correlation with the true change; the measured means reach .69 in RNA, .98 and .57.
-@pytest.mark.parametrize(("modality", "r"), [("rna", 0.78), ("protein", 0.92), ("atac", 0.57)])
+# Correlation with the true change.
+@pytest.mark.parametrize(("modality", "r"), [("rna", 0.86), ("protein", 0.95), ("atac", 0.75)])
 @pytest.mark.parametrize("batch_correction", [True, False])
 def test_finds_what_changes(simulated, modality, r, batch_correction, unchanged):
     model, mdata, truth = simulated
@@ -49,14 +49,15 @@ def test_finds_what_changes(simulated, modality, r, batch_correction, unchanged)
     assert {"bayes_factor", "lfc_mean", "is_de_fdr_0.05", "raw_mean1"} <= set(table.columns)
     assert set(table["comparison"]) == {"L1a vs L2a"}
     change = true_change(truth[modality], mdata, "L1a", "L2a")[table.index]
-    assert np.corrcoef(change, table["lfc_mean"])[0, 1] > r
+    found = np.corrcoef(change, table["lfc_mean"])[0, 1]
+    assert found > r
     called = table.head(20).index
     assert (change[called].abs() > 0.25).mean() >= 0.9
     if modality == "rna":
         raw = np.log2(
             (table["raw_normalized_mean1"] + 0.05) / (table["raw_normalized_mean2"] + 0.05)
         )
-        assert np.corrcoef(change, raw)[0, 1] < r - 0.05
+        assert np.corrcoef(change, raw)[0, 1] < found - 0.03
     assert (np.sign(change[called]) == np.sign(table["lfc_median"][called])).mean() >= 0.9
 
 

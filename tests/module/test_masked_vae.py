@@ -133,11 +133,13 @@ def test_masked_elements_change_nothing(specs, minibatch, how, sparse, likelihoo
     assert not torch.isclose(before[0], changed[0])
 
 
-@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "gaussian"])
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "bernoulli", "gaussian"])
 def test_features_measured_nowhere_get_no_gradient(specs, minibatch, likelihood):
     from mumask.module import MaskedVAEModule
 
     tensors, _ = minibatch("count")
+    if likelihood == "bernoulli":
+        tensors["X_protein"] = (tensors["X_protein"] > 0).float()
     panel = {"protein": np.array([[True, True, True, False]] * 2)}
     kinds = {"rna": "nb", "protein": likelihood, "atac": "bernoulli"}
     module = MaskedVAEModule(specs(kinds, panel), n_categories=[2], n_hidden=8, n_latent=3)

@@ -45,12 +45,15 @@ def raw(likelihood):
 def reference(likelihood, raw, x, mask):
     """Log-probability of every element by another implementation."""
     head = raw[:, :F]
-    if likelihood.support == "count":
+    if likelihood.support != "real":
         mu = torch.zeros(N, F)
         for i in range(N):  # the total of a cell, spread over what was measured
             at = mask[i]
-            mu[i, at] = torch.softmax(head[i, at], 0) * x[i, at].sum()
+            mu[i, at] = torch.softmax(head[i, at], 0) * x[i, at].sum().clamp(min=1)
         mu = mu + (~mask) * 1.0
+        if likelihood.name == "bernoulli":
+            mu = mu * likelihood.log_excess.exp()
+            return x * torch.log(-torch.expm1(-mu)) - (1 - x) * mu
         if likelihood.name == "poisson":
             return td.Poisson(mu).log_prob(x)
         theta = likelihood.log_theta.exp()
@@ -59,8 +62,6 @@ def reference(likelihood, raw, x, mask):
                 mu=mu, theta=theta, zi_logits=raw[:, F:]
             ).log_prob(x)
         return sd.NegativeBinomial(mu=mu, theta=theta).log_prob(x)
-    if likelihood.name == "bernoulli":
-        return td.Bernoulli(logits=head).log_prob(x)
     constant = 0.5 * torch.log(torch.tensor(2 * torch.pi))
     return td.Normal(head, likelihood.log_sigma.exp()).log_prob(x) + constant
 
@@ -121,7 +122,8 @@ def test_means(likelihood, raw):
     if likelihood.support == "count":
         torch.testing.assert_close(mean.sum(1), total[:, 0])
     elif likelihood.support == "binary":
-        torch.testing.assert_close(mean, torch.sigmoid(raw))
+        counts = 20 * torch.softmax(raw, dim=1) * likelihood.log_excess.exp()
+        torch.testing.assert_close(mean, 1 - torch.exp(-counts))
     else:
         torch.testing.assert_close(mean, raw)
 

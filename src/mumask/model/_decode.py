@@ -67,7 +67,7 @@ class DecodeMixin(EncodeMixin):
             Total to which counts are scaled, over all features. By default that of an average
             reference cell; for a modality that is generated, which is one that `source` leaves out
             or that the data do not have, the total that the model expects of each cell, if it
-            learned one. Binary and real modalities have none.
+            learned one. For a binary modality the number of ones; real values have none.
         batch_size
             Cells per minibatch.
 

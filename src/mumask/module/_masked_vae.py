@@ -140,7 +140,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             {
                 name: TotalHead(n_hidden, spec.total)
                 for name, spec in modalities.items()
-                if self.likelihoods[name].support == "count"
+                if self.likelihoods[name].support != "real"
             }
         )
         self.latent_covariates = self.encoder_covariates = self.decoder_covariates = None

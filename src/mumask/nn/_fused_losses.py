@@ -90,32 +90,42 @@ class NegativeBinomialLoss(torch.autograd.Function):
         return grad_raw, None, grad_theta, None, None, None
 
 
-class BernoulliLoss(torch.autograd.Function):
-    """Negative log-likelihood per cell of binary values with logits `raw`.
+class DetectionLoss(torch.autograd.Function):
+    """Negative log-likelihood per cell of what Poisson counts of mean ``total * softmax(raw)`` show.
 
-    Call as ``BernoulliLoss.apply(raw, rows, columns)`` with the coordinates of the unmasked ones;
-    a masked element has the logit -inf and costs nothing. A value `x` costs
-    ``log(1 + e^raw) - x raw``, with the derivative ``sigmoid(raw) - x``.
+    Call as ``DetectionLoss.apply(raw, log_total, rows, columns)`` with `raw` of shape
+    ``(n, n_features)`` (-inf at masked features), `log_total` ``(n, 1)`` and the unmasked ones as
+    coordinates; returns shape ``(n,)``.
+
+    A zero costs ``mu``, a one ``-log(1 - e^-mu)``. The means of a cell add up to its total, so
+    that ``total - sum log(e^mu - 1)`` over the ones is all of it, and nothing but the softmax
+    passes over the dense matrix.
     """
 
     @staticmethod
-    def forward(ctx, raw, rows, columns):
-        """Cost of every cell, shape ``(n,)``; its derivative is prepared in the same memory."""
-        raw = raw.float() if raw.dtype.itemsize < 4 else raw  # in full precision, always
+    def forward(ctx, raw, log_total, rows, columns):
+        """Cost of every cell."""
+        raw = raw.to(log_total.dtype)  # in full precision, always
+        share = torch.softmax(raw, dim=1)
+        # From `raw`, since the share of an unlikely feature underflows; its log must not.
+        offset = share.amax(dim=1).log() - raw.amax(dim=1) + log_total.squeeze(1)
         flat = rows * raw.shape[1] + columns
-        open_ = torch.sigmoid(raw)
-        # log(1 + e^raw) is -log(1 - open), or raw - log(open) where that is the larger one
-        spare = 1 - open_
-        torch.maximum(open_, spare, out=spare)
-        cost = spare.log_().sum(dim=1).neg_()
-        cost += torch.clamp(raw, min=0, out=spare).sum(dim=1)
-        if ctx.needs_input_grad[0]:
-            open_.view(-1).scatter_add_(0, flat, open_.new_full((len(flat),), -1.0))
-            ctx.save_for_backward(open_)
-        return cost.scatter_add_(0, rows, raw.reshape(-1).index_select(0, flat).neg_())
+        log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
+        mu = log_mu.exp().clamp_(min=torch.finfo(raw.dtype).tiny)
+        slope = mu / mu.neg().expm1_().neg_()  # mu / (1 - e^-mu), 1 at the unlikely
+        total = log_total.exp()
+        ctx.save_for_backward(share, total, rows, flat, slope)
+        return total.squeeze(1).scatter_add(0, rows, slope.log().sub_(mu).sub_(log_mu))
 
     @staticmethod
     def backward(ctx, grad):
-        """Gradient to `raw`."""
-        (slope,) = ctx.saved_tensors
-        return slope * grad.unsqueeze(1), None, None
+        """Gradient to `raw` and to `log_total`."""
+        share, total, rows, flat, slope = ctx.saved_tensors
+        grad = grad.unsqueeze(1)
+        of_ones = slope.new_zeros(len(share)).scatter_add_(0, rows, slope).unsqueeze(1)
+        grad_raw = None
+        if ctx.needs_input_grad[0]:
+            grad_raw = share * (of_ones * grad)
+            at = slope * grad.squeeze(1).index_select(0, rows)
+            grad_raw.view(-1).scatter_add_(0, flat, at.neg_())
+        return grad_raw, (total - of_ones) * grad, None, None

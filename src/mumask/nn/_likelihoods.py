@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._fused_losses import BernoulliLoss, NegativeBinomialLoss
+from ._fused_losses import DetectionLoss, NegativeBinomialLoss
 from ._values import as_dense, nonzeros, row_sums, sum_by_row
 
 
@@ -138,28 +138,35 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         return self.log_mean(counts, total, mask).exp() * torch.sigmoid(-dropout)
 
 
-class Bernoulli(nn.Module):
-    """Open or closed: binary values such as accessible peaks."""
+class Bernoulli(CountLikelihood):
+    """Open or closed, such as peaks: open where at least one of Poisson counts is seen.
+
+    Which peaks of a cell are open depends on its sequencing depth before anything else. The means
+    of the counts add up to the number of open peaks, as in the other count likelihoods, so that
+    the latent space need not hold the depth, times a factor that is learned: where many features
+    are open, several counts often fall on one.
+    """
 
     support = "binary"
-    n_heads = 1
 
     def __init__(self, n_features: int):
-        super().__init__()
-        self.n_features = n_features
+        super().__init__(n_features)
+        self.log_excess = nn.Parameter(torch.zeros(()))
 
     def nll(self, raw, x, mask=None):
-        """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
         rows, columns, _ = nonzeros(x)
         if mask is not None:
-            raw = raw.masked_fill(~mask, float("-inf"))
             seen = mask[rows, columns]
             rows, columns = rows[seen], columns[seen]
-        return BernoulliLoss.apply(raw, rows, columns)
+        n_open = sum_by_row(raw.new_ones(len(rows), dtype=torch.float32), rows, len(raw))
+        with torch.autocast(raw.device.type, enabled=False):
+            log_total = n_open.clamp(min=1.0).log() + self.log_excess
+            cost = DetectionLoss.apply(_hide(raw, mask), log_total, rows, columns)
+        return cost if mask is None else cost * mask.any(dim=1)
 
-    def mean(self, raw, total=None, mask=None):
-        """Probability of every feature, shape ``(n, n_features)``."""
-        return torch.sigmoid(raw)
+    def mean(self, raw, total, mask=None):
+        """Probability of every feature, shape ``(n, n_features)``, given `total` open ones."""
+        return -torch.expm1(-self.log_excess.exp() * super().mean(raw, total, mask))
 
 
 class Gaussian(nn.Module):

@@ -49,8 +49,8 @@ MIN_SPREAD, MAX_VALUE = 0.1, 10.0
 class InputTransform(nn.Module):
     """Brings raw values of a modality to the encoder's scale.
 
-    Counts become ``log1p(1e4 x / s)``, where the size `s` is the sum of the visible counts of a
-    cell, divided by the share that these features have of an average reference cell: cells seen
+    Counts and binary values become ``log1p(1e4 x / s)``, where the size `s` is the sum of what is
+    visible of a cell, divided by the share that these features have of an average reference cell: cells seen
     through different panels and at different depths land on one scale. Then every feature is
     centred at its mean in the reference, so that a masked element, which counts as 0, is an average
     one, and scaled. Counts and binary values share one scale per modality, the mean deviation of
@@ -83,7 +83,7 @@ class InputTransform(nn.Module):
         else:
             rows, columns, values = nonzeros(x)
             values = values if mask is None else values * mask[rows, columns]
-        if self.support == "count":
+        if self.support != "real":
             share = 1.0 if mask is None else (mask * self.profile).sum(dim=1, keepdim=True)
             total = row_sums(values) if dense else sum_by_row(values, rows, len(x))
             scale = TARGET_TOTAL * share / total.clamp(min=1.0)

@@ -90,6 +90,13 @@ METHODS = {
             "mumask",
             on_request=True,
         ),
+        *(
+            _ours(f"{name} + neighbours", file, ("T3",), settings={"neighbours": True})
+            for name, file in (
+                ("MaskedVAE", "masked_vae"),
+                ("CrossAttentionMAE", "cross_attention_mae"),
+            )
+        ),
         _peer("totalVI", "totalvi:totalvi", "T1", "T2", "T3"),
         _peer("totalANVI", "totalvi:totalanvi", "T1b"),
         _peer("scANVI", "scanvi:run", "T1b"),

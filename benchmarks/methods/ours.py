@@ -54,12 +54,24 @@ def answers(problem, job, model, mdata):
     if "rna" in problem.targets:
         return {**outputs, "rna": _imputed(problem, model, mdata)}
     query = type(model).load_query_data(problem.query.to_mudata(), model)
-    if "protein" in problem.targets:
+    if "protein" in problem.targets and job.settings.get("neighbours"):
+        outputs["protein"] = _from_neighbours(problem, model, mdata, query)
+    elif "protein" in problem.targets:
         counts = query.get_normalized_expression(modality="protein", source="rna")
         outputs["protein"] = clr(counts[problem.targets["protein"]].to_numpy())
     if "query_labels" in problem.asks:
         outputs["query_labels"] = query.predict().to_numpy(str)
     return outputs
+
+
+def _from_neighbours(problem, model, mdata, query):
+    """Mean centred log-ratios of the reference cells that are nearest in what the RNA tells."""
+    reference, asked = mdata.copy(), problem.query.to_mudata()
+    reference.obsm["X_rna"] = model.get_latent_representation(source="rna")
+    asked.obsm["X_rna"] = query.get_latent_representation(source="rna")
+    reference["protein"].layers["clr"] = clr(reference["protein"].X)
+    options = {"features": problem.targets["protein"], "use_rep": "X_rna", "layer": "clr"}
+    return mumask.tl.impute_from_neighbors(asked, reference, "protein", **options).to_numpy()
 
 
 def _imputed(problem, model, mdata):

@@ -6,9 +6,13 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scvi
+from scipy import sparse
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
+import mumask
 from mumask import MaskedVAE
 from mumask.metrics import expected_calibration_error, feature_correlation
 
@@ -69,3 +73,38 @@ def test_labels_and_proteins_from_rna_alone(mapped):
     assert scores["AUROC"] >= 0.85
     assert scores["mPCC"] >= 0.70
     assert scores["mSCC"] >= 0.42
+
+
+def clr(counts: np.ndarray) -> np.ndarray:
+    logs = np.log1p(counts)
+    return logs - logs.mean(axis=1, keepdims=True)
+
+
+def test_neighbours_in_the_latent_space_beat_those_in_the_genes(mapped):
+    """Proteins of a query with RNA alone, averaged over as many reference cells."""
+    model, query, kinds, new = mapped
+    known = query[(kinds[query.obs_names] != new).to_numpy()].copy()
+    reference, rna = model.adata.copy(), mudata.MuData({"rna": known["rna"].copy()})
+    reference["protein"].layers["clr"] = clr(reference["protein"].X.toarray())
+    reference.obsm["X_rna"] = model.get_latent_representation(source="rna")
+    mapped_model = MaskedVAE.load_query_data(rna, model)
+    rna.obsm["X_rna"] = mapped_model.get_latent_representation(source="rna")
+
+    genes = sc.AnnData(sparse.vstack([data["rna"].X for data in (reference, rna)]).tocsr())
+    sc.pp.normalize_total(genes, target_sum=1e4)
+    sc.pp.log1p(genes)
+    fit = PCA(50, random_state=0).fit(genes.X[: reference.n_obs].toarray())
+    places = fit.transform(genes.X.toarray())
+    reference.obsm["X_pca"], rna.obsm["X_pca"] = np.split(places, [reference.n_obs])
+
+    protein = known["protein"]
+    measured = pd.DataFrame(clr(protein.X.toarray()), protein.obs_names, protein.var_names)
+    scores = {}
+    for use_rep in ("X_rna", "X_pca"):
+        imputed = mumask.tl.impute_from_neighbors(
+            rna, reference, "protein", use_rep=use_rep, layer="clr"
+        )
+        scores[use_rep] = feature_correlation(imputed, measured.loc[imputed.index])
+    print(new, scores)
+    for score in ("mSCC", "aSCC", "mPCC"):
+        assert scores["X_rna"][score] > scores["X_pca"][score]

@@ -1,0 +1,122 @@
+"""Imputation from nearest neighbours in a latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from mudata import MuData
+from sklearn.neighbors import NearestNeighbors
+
+from mumask.data import matrix_of
+
+
+def impute_from_neighbors(
+    query: MuData,
+    reference: MuData,
+    modality: str,
+    *,
+    use_rep: str = "X_mumask",
+    layer: str | None = None,
+    features: Sequence[str] | None = None,
+    n_neighbors: int = 30,
+) -> pd.DataFrame:
+    """Mean of a modality's measured values over the nearest reference cells in a latent space.
+
+    A decoder gives the mean of counts; this gives the mean of whatever is averaged. For a score on
+    a log scale, average normalised values: cells whose other modalities leave two levels open then
+    come out between them, not near the higher one. Encode both data sets from the modalities that
+    the query has, so that neighbours are neighbours in what is known of the query.
+
+    Parameters
+    ----------
+    query
+        Cells to impute; with `use_rep` in ``obsm``. Not changed.
+    reference
+        Cells of which those with the modality are averaged; with `use_rep` in ``obsm``. May be the
+        MuData of the query, of which other cells have the modality. Not changed.
+    modality
+        Modality of the reference to average.
+    use_rep
+        Key in ``obsm`` of both, shape ``(n_cells, n_latent)``, of one and the same model.
+    layer
+        Layer with the values, taken as they are; ``X`` by default.
+    features
+        Features to impute; all by default.
+    n_neighbors
+        Reference cells per query cell, by Euclidean distance, all weighing alike.
+
+    Returns
+    -------
+    Data frame of the query's cells x features, in the unit of the values.
+
+    Raises
+    ------
+    KeyError
+        If a modality, feature or representation is missing.
+    ValueError
+        If a cell has no place in the latent space, the two spaces differ in dimension, there are
+        fewer reference cells than `n_neighbors`, or a feature was not measured in all of them.
+
+    Examples
+    --------
+    >>> mdata.obsm["X_rna"] = model.get_latent_representation(source="rna")
+    >>> query = mdata[mdata.obs["batch"] == "RNA-only"]
+    >>> reference = mdata[mdata.obs["batch"] == "CITE-seq"]
+    >>> mumask.tl.impute_from_neighbors(query, reference, "protein", use_rep="X_rna").shape
+    (60, 12)
+    """
+    if modality not in reference.mod:
+        raise KeyError(f"The reference has no modality {modality!r}; it has {list(reference.mod)}.")
+    adata = reference.mod[modality]
+    names = adata.var_names if features is None else pd.Index(np.atleast_1d(features))
+    columns = adata.var_names.get_indexer(names)
+    if (columns < 0).any():
+        strange = names[columns < 0][0]
+        raise KeyError(f"`features`: modality {modality!r} of the reference has no {strange!r}.")
+    measured = adata.varm.get("measured")
+    if measured is not None and not np.asarray(measured)[columns].all():
+        raise ValueError(
+            f"Batches of the reference measured different panels of {modality!r} (see "
+            f"varm['measured']): pass the cells of one batch, or the features that all measured."
+        )
+    places = _places(query, use_rep, "query")
+    having = reference.obs_names.get_indexer(adata.obs_names)
+    others = _places(reference, use_rep, "reference")[having]
+    if others.shape[1] != places.shape[1]:
+        raise ValueError(
+            f"{use_rep!r} has {places.shape[1]} dimensions in the query and {others.shape[1]} in "
+            "the reference: encode both with the same model."
+        )
+    if n_neighbors > len(others):
+        raise ValueError(
+            f"`n_neighbors`={n_neighbors}, but only {len(others)} cells of the reference have "
+            f"{modality!r}."
+        )
+    search = NearestNeighbors(n_neighbors=n_neighbors).fit(others)
+    nearest = search.kneighbors(places, return_distance=False)
+    shape = (len(places), len(others))
+    starts = np.arange(0, nearest.size + 1, n_neighbors)
+    weights = np.full(nearest.size, 1 / n_neighbors, dtype=np.float32)
+    values = matrix_of(adata, layer)
+    values = values if features is None else values[:, columns]
+    mean = sp.csr_matrix((weights, nearest.ravel(), starts), shape) @ values
+    values = mean.toarray() if sp.issparse(mean) else np.asarray(mean)
+    return pd.DataFrame(values, index=query.obs_names, columns=names)
+
+
+def _places(mdata: MuData, use_rep: str, which: str) -> np.ndarray:
+    if use_rep not in mdata.obsm:
+        raise KeyError(
+            f"The {which} has no {use_rep!r} in obsm; store a model's latent representation there."
+        )
+    places = np.asarray(mdata.obsm[use_rep])
+    lost = np.flatnonzero(~np.isfinite(places).all(axis=1))
+    if len(lost):
+        raise ValueError(
+            f"{len(lost)} cells of the {which} have no place in {use_rep!r}, for example "
+            f"{mdata.obs_names[lost[0]]!r}: leave them out."
+        )
+    return places

@@ -1,0 +1,95 @@
+"""Imputation from neighbours: which cells are averaged, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from mumask.tl import impute_from_neighbors
+
+N, K = 40, 5
+
+
+@pytest.fixture
+def data():
+    """Reference of which every other cell has proteins, rows of the modality in another order."""
+    rng = np.random.default_rng(0)
+    names = [f"r{i}" for i in range(N)]
+    rna = AnnData(np.ones((N, 3), np.float32), obs=pd.DataFrame(index=names))
+    having = rng.permutation(names[::2])
+    values = rng.poisson(4, (N // 2, 4)).astype(np.float32)
+    protein = AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=having))
+    protein.var_names = [f"p{i}" for i in range(4)]
+    protein.layers["log"] = np.log1p(values)
+    reference = MuData({"rna": rna, "protein": protein})
+    reference.obsm["X_mumask"] = rng.normal(size=(N, 2))
+    asked = AnnData(
+        np.ones((7, 3), np.float32), obs=pd.DataFrame(index=[f"q{i}" for i in "gfedcba"])
+    )
+    query = MuData({"rna": asked})
+    query.obsm["X_mumask"] = rng.normal(size=(7, 2))
+    return query, reference
+
+
+@pytest.mark.parametrize("layer", [None, "log"])
+def test_mean_of_the_nearest_cells_that_have_the_modality(data, layer, unchanged):
+    query, reference = data
+    checks = [unchanged(mdata) for mdata in data]
+    imputed = impute_from_neighbors(query, reference, "protein", layer=layer, n_neighbors=K)
+    for check in checks:
+        check()
+    protein = reference["protein"]
+    values = protein.to_df(layer)
+    places = pd.DataFrame(reference.obsm["X_mumask"], reference.obs_names).loc[protein.obs_names]
+    assert list(imputed.index) == list(query.obs_names)
+    assert list(imputed.columns) == list(protein.var_names)
+    for i, cell in enumerate(query.obs_names):
+        distance = ((places - query.obsm["X_mumask"][i]) ** 2).sum(axis=1)
+        expected = values.loc[distance.nsmallest(K).index].mean()
+        np.testing.assert_allclose(imputed.loc[cell], expected, rtol=1e-5)
+    some = impute_from_neighbors(
+        query, reference, "protein", layer=layer, n_neighbors=K, features=["p3", "p1"]
+    )
+    pd.testing.assert_frame_equal(some, imputed[["p3", "p1"]])
+
+
+def test_order_of_the_reference_does_not_matter(data):
+    query, reference = data
+    shuffled = reference[np.random.default_rng(1).permutation(N)].copy()
+    one, other = (
+        impute_from_neighbors(query, mdata, "protein", n_neighbors=K)
+        for mdata in (reference, shuffled)
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_what_is_refused(data):
+    query, reference = data
+
+    def says(error, match, query=query, reference=reference, modality="protein", **options):
+        with pytest.raises(error, match=match):
+            impute_from_neighbors(query, reference, modality, **options)
+
+    says(KeyError, "no modality 'atac'.*'protein'", modality="atac")
+    says(KeyError, "no 'p9'", features=["p1", "p9"])
+    says(KeyError, "query has no 'X_pca'", use_rep="X_pca")
+    says(ValueError, "only 20 cells", n_neighbors=21)
+    lost = query.copy()
+    lost.obsm["X_mumask"][2] = np.nan
+    says(ValueError, "1 cells of the query.*'qe'", query=lost, n_neighbors=K)
+    flat = query.copy()
+    flat.obsm["X_mumask"] = flat.obsm["X_mumask"][:, :1]
+    says(ValueError, "1 dimensions in the query and 2", query=flat, n_neighbors=K)
+    panels = reference.copy()
+    seen = pd.DataFrame(
+        {"a": [True] * 4, "b": [True, False, True, True]}, panels["protein"].var_names
+    )
+    panels["protein"].varm["measured"] = seen
+    says(ValueError, "different panels of 'protein'", reference=panels, n_neighbors=K)
+    assert impute_from_neighbors(
+        query, panels, "protein", features=["p0", "p2"], n_neighbors=K
+    ).shape == (7, 2)

@@ -56,6 +56,10 @@ class Method:
 
 ALL = ("T1", "T1b", "T2", "T3", "T4", "T4b", "T5", "T5b")
 CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
+AVERAGED = {
+    "T3": "protein is the mean centred log-ratio of the 30 reference cells that are nearest in the "
+    "latent space, both encoded from RNA (`mumask.tl.impute_from_neighbors`); labels as without"
+}
 
 
 def _ours(name: str, file: str, tasks=ALL, **kwargs) -> Method:
@@ -91,7 +95,13 @@ METHODS = {
             on_request=True,
         ),
         *(
-            _ours(f"{name} + neighbours", file, ("T3",), settings={"neighbours": True})
+            _ours(
+                f"{name} + neighbours",
+                file,
+                ("T3",),
+                settings={"neighbours": True},
+                notes=AVERAGED,
+            )
             for name, file in (
                 ("MaskedVAE", "masked_vae"),
                 ("CrossAttentionMAE", "cross_attention_mae"),

@@ -85,8 +85,14 @@ def test_imputed_modalities_are_near_the_truth(model, truth, modality):
     guess, there = full.X[missing], np.asarray(expected[modality].X)[missing]
     assert cellwise(guess, there) > 0.65
     types = mdata.obs["cell_type"].astype(str).to_numpy()[missing]
-    # Peaks, of which few are open, are near .69 with any seed, the others above .84.
-    assert between_types(guess, there, types) > (0.65 if modality == "atac" else 0.8)
+    reached = between_types(guess, there, types)
+    if modality == "atac":  # few peaks are open: what a hundred cells show of their types is noisy
+        measured = mdata[modality].to_df()
+        kinds = mdata.obs["cell_type"].astype(str)
+        means = measured.groupby(kinds[measured.index]).mean().loc[types].to_numpy()
+        assert reached > between_types(means, there, types) + 0.05
+    else:
+        assert reached > 0.8
 
 
 def test_features_off_the_panel_are_near_the_truth(model, truth):

@@ -332,7 +332,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         return corrected - self.sign * self.latent_covariates(**covariates)
 
     def expected_total(self, hidden: torch.Tensor, modality: str) -> torch.Tensor | None:
-        """Total of all features that cells of this state have, ``(B, 1)``; None without counts."""
+        """Total of all features that cells of this state have, ``(B, 1)``; None for real values."""
         return self.totals[modality](hidden) if modality in self.totals else None
 
     def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:

@@ -56,9 +56,13 @@ class Method:
 
 ALL = ("T1", "T1b", "T2", "T3", "T4", "T4b", "T5", "T5b")
 CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
-AVERAGED = {
-    "T3": "protein is the mean centred log-ratio of the 30 reference cells that are nearest in the "
-    "latent space, both encoded from RNA (`mumask.tl.impute_from_neighbors`); labels as without"
+NEIGHBOURS = {
+    "settings": {"neighbours": True},
+    "notes": {
+        "T3": "protein is the mean centred log-ratio of the 30 reference cells that are nearest in "
+        "the latent space, both encoded from RNA (`mumask.tl.impute_from_neighbors`); labels as "
+        "without"
+    },
 }
 
 
@@ -94,19 +98,8 @@ METHODS = {
             "mumask",
             on_request=True,
         ),
-        *(
-            _ours(
-                f"{name} + neighbours",
-                file,
-                ("T3",),
-                settings={"neighbours": True},
-                notes=AVERAGED,
-            )
-            for name, file in (
-                ("MaskedVAE", "masked_vae"),
-                ("CrossAttentionMAE", "cross_attention_mae"),
-            )
-        ),
+        _ours("MaskedVAE + neighbours", "masked_vae", ("T3",), **NEIGHBOURS),
+        _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", ("T3",), **NEIGHBOURS),
         _peer("totalVI", "totalvi:totalvi", "T1", "T2", "T3"),
         _peer("totalANVI", "totalvi:totalanvi", "T1b"),
         _peer("scANVI", "scanvi:run", "T1b"),

@@ -75,17 +75,13 @@ def test_labels_and_proteins_from_rna_alone(mapped):
     assert scores["mSCC"] >= 0.42
 
 
-def clr(counts: np.ndarray) -> np.ndarray:
-    logs = np.log1p(counts)
-    return logs - logs.mean(axis=1, keepdims=True)
-
-
 def test_neighbours_in_the_latent_space_beat_those_in_the_genes(mapped):
     """Proteins of a query with RNA alone, averaged over as many reference cells."""
     model, query, kinds, new = mapped
     known = query[(kinds[query.obs_names] != new).to_numpy()].copy()
     reference, rna = model.adata.copy(), mudata.MuData({"rna": known["rna"].copy()})
-    reference["protein"].layers["clr"] = clr(reference["protein"].X.toarray())
+    mumask.pp.clr(reference, axis=1)
+    mumask.pp.clr(known, axis=1)
     reference.obsm["X_rna"] = model.get_latent_representation(source="rna")
     mapped_model = MaskedVAE.load_query_data(rna, model)
     rna.obsm["X_rna"] = mapped_model.get_latent_representation(source="rna")
@@ -98,7 +94,7 @@ def test_neighbours_in_the_latent_space_beat_those_in_the_genes(mapped):
     reference.obsm["X_pca"], rna.obsm["X_pca"] = np.split(places, [reference.n_obs])
 
     protein = known["protein"]
-    measured = pd.DataFrame(clr(protein.X.toarray()), protein.obs_names, protein.var_names)
+    measured = protein.to_df("clr")
     scores = {}
     for use_rep in ("X_rna", "X_pca"):
         imputed = mumask.tl.impute_from_neighbors(

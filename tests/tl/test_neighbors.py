@@ -84,12 +84,27 @@ def test_what_is_refused(data):
     flat = query.copy()
     flat.obsm["X_mumask"] = flat.obsm["X_mumask"][:, :1]
     says(ValueError, "1 dimensions in the query and 2", query=flat, n_neighbors=K)
-    panels = reference.copy()
-    seen = pd.DataFrame(
-        {"a": [True] * 4, "b": [True, False, True, True]}, panels["protein"].var_names
+
+
+def test_panels_of_the_batches_that_are_there(data):
+    query, reference = data
+    protein = reference["protein"]
+    protein.varm["measured"] = pd.DataFrame(
+        {"a": [True] * 4, "b": [True, False, True, True]}, index=protein.var_names
     )
-    panels["protein"].varm["measured"] = seen
-    says(ValueError, "different panels of 'protein'", reference=panels, n_neighbors=K)
-    assert impute_from_neighbors(
-        query, panels, "protein", features=["p0", "p2"], n_neighbors=K
-    ).shape == (7, 2)
+    reference.obs["batch"] = np.where(np.arange(N) < N // 2, "a", "b")
+    with pytest.raises(ValueError, match="Not every batch.*measured 'p1'"):
+        impute_from_neighbors(query, reference, "protein", n_neighbors=K)
+    shared = {"features": ["p0", "p2"], "n_neighbors": K}
+    assert impute_from_neighbors(query, reference, "protein", **shared).shape == (7, 2)
+    only = reference[(reference.obs["batch"] == "a").to_numpy()].copy()
+    assert impute_from_neighbors(query, only, "protein", n_neighbors=K).shape == (7, 4)
+
+
+def test_reference_cells_without_the_modality_need_no_place(data):
+    query, reference = data
+    before = impute_from_neighbors(query, reference, "protein", n_neighbors=K)
+    absent = ~reference.obs_names.isin(reference["protein"].obs_names)
+    reference.obsm["X_mumask"][absent] = np.nan
+    after = impute_from_neighbors(query, reference, "protein", n_neighbors=K)
+    pd.testing.assert_frame_equal(before, after)

@@ -50,11 +50,12 @@ class InputTransform(nn.Module):
     """Brings raw values of a modality to the encoder's scale.
 
     Counts and binary values become ``log1p(1e4 x / s)``, where the size `s` is the sum of what is
-    visible of a cell, divided by the share that these features have of an average reference cell: cells seen
-    through different panels and at different depths land on one scale. Then every feature is
-    centred at its mean in the reference, so that a masked element, which counts as 0, is an average
-    one, and scaled. Counts and binary values share one scale per modality, the mean deviation of
-    its features: what varies little is mostly noise, and would drown the rest if it were blown up.
+    visible of a cell, divided by the share that these features have of an average reference cell:
+    cells seen through different panels and at different depths land on one scale. Then every
+    feature is centred at its mean in the reference, so that a masked element, which counts as 0, is
+    an average one, and scaled. Counts and binary values share one scale per modality, the mean
+    deviation of its features: what varies little is mostly noise, and would drown the rest if it
+    were blown up.
     Real values, whose units may differ, are scaled feature by feature.
 
     Parameters

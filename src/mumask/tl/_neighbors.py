@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
-from mumask.data import matrix_of
+from mumask.data import PANEL_KEY, matrix_of
 
 
 def impute_from_neighbors(
@@ -22,6 +22,7 @@ def impute_from_neighbors(
     layer: str | None = None,
     features: Sequence[str] | None = None,
     n_neighbors: int = 30,
+    batch_key: str = "batch",
 ) -> pd.DataFrame:
     """Mean of a modality's measured values over the nearest reference cells in a latent space.
 
@@ -47,6 +48,9 @@ def impute_from_neighbors(
         Features to impute; all by default.
     n_neighbors
         Reference cells per query cell, by Euclidean distance, all weighing alike.
+    batch_key
+        Column of ``reference.obs`` with the batch, looked at only if panels are recorded
+        (:func:`mumask.pp.panels`).
 
     Returns
     -------
@@ -55,7 +59,7 @@ def impute_from_neighbors(
     Raises
     ------
     KeyError
-        If a modality, feature or representation is missing.
+        If a modality, feature or representation is missing, or `batch_key` where it is needed.
     ValueError
         If a cell has no place in the latent space, the two spaces differ in dimension, there are
         fewer reference cells than `n_neighbors`, or a feature was not measured in all of them.
@@ -76,15 +80,17 @@ def impute_from_neighbors(
     if (columns < 0).any():
         strange = names[columns < 0][0]
         raise KeyError(f"`features`: modality {modality!r} of the reference has no {strange!r}.")
-    measured = adata.varm.get("measured")
-    if measured is not None and not np.asarray(measured)[columns].all():
-        raise ValueError(
-            f"Batches of the reference measured different panels of {modality!r} (see "
-            f"varm['measured']): pass the cells of one batch, or the features that all measured."
-        )
-    places = _places(query, use_rep, "query")
-    having = reference.obs_names.get_indexer(adata.obs_names)
-    others = _places(reference, use_rep, "reference")[having]
+    if PANEL_KEY in adata.varm:
+        here = set(reference.obs[batch_key].reindex(adata.obs_names).astype(str))
+        panels = adata.varm[PANEL_KEY].iloc[columns]
+        panels = panels.loc[:, panels.columns.astype(str).isin(here)]
+        if len(lacking := names[~panels.all(axis=1).to_numpy(bool)]):
+            raise ValueError(
+                f"Not every batch of the reference measured {lacking[0]!r}: pass a reference "
+                "without the others, or the `features` that every batch measured."
+            )
+    places = _places(query, query.obs_names, use_rep, "query")
+    others = _places(reference, adata.obs_names, use_rep, "reference")
     if others.shape[1] != places.shape[1]:
         raise ValueError(
             f"{use_rep!r} has {places.shape[1]} dimensions in the query and {others.shape[1]} in "
@@ -107,16 +113,16 @@ def impute_from_neighbors(
     return pd.DataFrame(values, index=query.obs_names, columns=names)
 
 
-def _places(mdata: MuData, use_rep: str, which: str) -> np.ndarray:
+def _places(mdata: MuData, cells: pd.Index, use_rep: str, which: str) -> np.ndarray:
     if use_rep not in mdata.obsm:
         raise KeyError(
             f"The {which} has no {use_rep!r} in obsm; store a model's latent representation there."
         )
-    places = np.asarray(mdata.obsm[use_rep])
-    lost = np.flatnonzero(~np.isfinite(places).all(axis=1))
+    places = np.asarray(mdata.obsm[use_rep])[mdata.obs_names.get_indexer(cells)]
+    lost = cells[~np.isfinite(places).all(axis=1)]
     if len(lost):
         raise ValueError(
             f"{len(lost)} cells of the {which} have no place in {use_rep!r}, for example "
-            f"{mdata.obs_names[lost[0]]!r}: leave them out."
+            f"{lost[0]!r}: leave them out."
         )
     return places

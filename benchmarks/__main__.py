@@ -210,6 +210,20 @@ def roofline(data: Data = None, out: Out = None) -> None:
 
 
 @app.command(cls=Several)
+def gpu(data: Data = None, scorer: Scorer = None, out: Out = None) -> None:
+    """Throughput, use of the device and mixed precision on a CUDA GPU, beside totalVI and MULTIVI."""
+    import torch
+
+    from .studies.gpu import measure
+
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("this needs a CUDA device, and torch finds none")
+    data, _ = where(data, scorer)
+    scorer = scorer or data.parent / "evaluate.py"
+    measure(data, scorer, out or RESULTS / "gpu.jsonl")
+
+
+@app.command(cls=Several)
 def scale(
     sizes: Annotated[list[int], typer.Option(help="Numbers of cells.")] = (
         10_000,

@@ -10,6 +10,7 @@ import pandas as pd
 from .figures import bubbles, scaling
 from .methods import GROUPS, METHODS
 from .records import latest, read
+from .studies.gpu_tables import gpu_section
 from .studies.papers import papers_section
 from .studies.scale_tables import out_of_core_section, scale_section
 from .studies.tables import ablation_section, quality_section, roofline_section, speed_section
@@ -62,6 +63,7 @@ def write(files: list[Path], page: Path, figures: Path) -> None:
     parts += ablation_section(by_kind["ablation"])
     parts += speed_section(by_kind["speed"])
     parts += quality_section(runs, cut)
+    parts += gpu_section(by_kind["gpu"], by_kind["gpu_scores"])
     parts += roofline_section(by_kind["roofline"])
     if by_kind["scale"]:
         scaling(by_kind["scale"], figures / "scale.svg")

@@ -90,25 +90,29 @@ def throughput(name: str, folder: Path, epochs: int) -> dict:
     """Cells per second in training (epochs after the first) and in latent inference."""
     from benchmarks.problem import Problem
 
-    problem = Problem.load(folder)
-    model = MODELS[name](problem)
-    options = {
-        "batch_size": BATCH_SIZE,
-        "enable_progress_bar": False,
-        "accelerator": "cpu",
-        "enable_checkpointing": False,
-        "early_stopping": False,
-        "train_size": TRAIN_SIZE,  # totalVI cannot do without validation
-    }
-    clock = epoch_clock()
-    model.train(max_epochs=epochs + 1, callbacks=[clock], **options)
-    cells = len(problem.obs)
+    model = MODELS[name](Problem.load(folder))
+    return rates(model, epochs, now, batch_size=BATCH_SIZE, accelerator="cpu")
+
+
+def rates(model, epochs: int, clock: Callable[[], float], **options) -> dict:
+    """The same of a model, by the given clock; `options` are those of its training."""
+    cells = model.adata.n_obs
+    timer = epoch_clock(clock)
+    model.train(
+        max_epochs=epochs + 1,
+        callbacks=[timer],
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        early_stopping=False,
+        train_size=TRAIN_SIZE,  # totalVI cannot do without validation
+        **options,
+    )
     model.get_latent_representation(indices=np.arange(min(1000, cells)))
-    start = now()
+    start = clock()
     model.get_latent_representation()
     return {
-        "train_cells_per_s": np.ceil(TRAIN_SIZE * cells) / min(clock.seconds[1:]),
-        "latent_cells_per_s": cells / (now() - start),
+        "train_cells_per_s": np.ceil(TRAIN_SIZE * cells) / min(timer.seconds[1:]),
+        "latent_cells_per_s": cells / (clock() - start),
     }
 
 
@@ -134,7 +138,7 @@ def steps(name: str, folder: Path, count: int) -> dict:
     return {"train_cells_per_s": BATCH_SIZE / min(clock.seconds[1:]), "steps": count}
 
 
-def epoch_clock():
+def epoch_clock(clock: Callable[[], float] = now):
     """Callback that lists the seconds of every epoch, from its first step to its last.
 
     Loading of data between the steps counts, validation behind them does not.
@@ -145,15 +149,19 @@ def epoch_clock():
 
     def start(trainer, module, batch, number, *_):
         if number == 0:
-            at["start"] = now()
+            at["start"] = clock()
 
-    clock = LambdaCallback(
+    def end(trainer, *_):
+        if trainer.is_last_batch:
+            at["end"] = clock()
+
+    timer = LambdaCallback(
         on_train_batch_start=start,
-        on_train_batch_end=lambda *_: at.update(end=now()),
+        on_train_batch_end=end,
         on_train_epoch_end=lambda *_: seconds.append(at["end"] - at["start"]),
     )
-    clock.seconds = seconds
-    return clock
+    timer.seconds = seconds
+    return timer
 
 
 def step_clock():

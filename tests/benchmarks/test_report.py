@@ -4,6 +4,7 @@ import json
 
 import pytest
 from benchmarks import report
+from benchmarks.studies.gpu_tables import gpu_section
 from benchmarks.studies.papers import DEFAULT, PRESET, papers_section
 from benchmarks.studies.scale_tables import out_of_core_section, scale_section
 from benchmarks.studies.tables import ablation_section, quality_section, speed_section
@@ -72,6 +73,17 @@ def test_speed_is_a_ratio():
     }
     (text,) = speed_section([record])
     assert "| 900 | 300 | **3.0** | 3.0 |" in text
+
+
+def test_a_later_measurement_on_a_gpu_replaces_an_earlier_one():
+    run = {"method": "MaskedVAE", "task": "T1", "precision": "bf16-mixed", "device": "card"}
+    rate = {"batch_size": 128, "latent_cells_per_s": 9000.0, "utilisation": None, "memory_mib": 5.0}
+    first, second = ({**run, **rate, "train_cells_per_s": value} for value in (10.0, 2000.0))
+    scored = {**run, "seconds": 3.0, "scores": dict.fromkeys(("ari", "nmi", "knn_acc"), 0.5)}
+    scored["scores"]["silhouette"] = 0.75
+    (text,) = gpu_section([first, second], [scored])
+    assert "| MaskedVAE | T1 | 128 | bf16 | 2,000 | 9,000 |  | 5 |" in text and "| 10 |" not in text
+    assert "| MaskedVAE | T1 | bf16 | 0.500 | 0.500 | 0.750 | 0.500 | 3.0 |" in text
 
 
 def test_scale_shows_a_size_that_did_not_fit():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mumask import MaskedVAE
+from mumask import CrossAttentionMAE, MaskedVAE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +30,18 @@ def test_training_and_all_verbs(mosaic, fit, setup, precision):
     assert model.predict(soft=True).notna().all(axis=None)
     for adata in model.impute().mod.values():
         assert np.isfinite(adata.X).all()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_masked_autoencoder(mosaic, precision):
+    CrossAttentionMAE.setup_mudata(mosaic, batch_key="batch", labels_key="some_labels")
+    model = CrossAttentionMAE(mosaic)
+    model.train(max_epochs=3, precision=precision, enable_progress_bar=False, **ON_GPU)
+    assert model.device.type == "cuda"
+    model.finetune(head_steps=20)
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert model.predict(soft=True).notna().all(axis=None)
+    assert np.isfinite(model.get_normalized_expression(modality="protein")).all(axis=None)
 
 
 def test_precision_hardly_matters(make_mosaic, fit):

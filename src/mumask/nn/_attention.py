@@ -7,9 +7,20 @@ unmeasured features) is a masked *key*; what a padded *query* returns is never r
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# All kernels but cuDNN's, which plans anew for every number of cells and tokens: in half precision,
+# where it is preferred, a training step then takes many times as long.
+KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 class Attention(nn.Module):
@@ -59,13 +70,14 @@ class Attention(nn.Module):
             ``[n, q, D]``.
         """
         mask, alive = _attention_mask(key_valid)
-        out = F.scaled_dot_product_attention(
-            self._heads(self.to_query(queries)),
-            self._heads(self.to_key(context)),
-            self._heads(self.to_value(context)),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        with sdpa_kernel(KERNELS) if queries.is_cuda else nullcontext():
+            out = F.scaled_dot_product_attention(
+                self._heads(self.to_query(queries)),
+                self._heads(self.to_key(context)),
+                self._heads(self.to_value(context)),
+                attn_mask=mask,
+                dropout_p=self.dropout if self.training else 0.0,
+            )
         out = self.to_out(out.transpose(1, 2).flatten(2))
         return out if alive is None else out * alive[:, None, None]
 

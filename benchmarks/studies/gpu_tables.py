@@ -1,0 +1,48 @@
+"""Section of the report for the measurements on a GPU."""
+
+from __future__ import annotations
+
+from .tables import markdown_table
+
+NAMES = {"32-true": "fp32", "bf16-mixed": "bf16"}
+
+
+def gpu_section(records: list[dict], scored: list[dict]) -> list[str]:
+    """Throughput by model, size of minibatches and precision; scores by precision."""
+    if not records:
+        return []
+    newest = {(r["method"], r["task"], r["batch_size"], r["precision"]): r for r in records}
+    rows = [
+        [
+            r["method"],
+            r["task"],
+            str(r["batch_size"]),
+            NAMES[r["precision"]],
+            f"{r['train_cells_per_s']:,.0f}",
+            f"{r['latent_cells_per_s']:,.0f}",
+            "" if r["utilisation"] is None else f"{r['utilisation']:.0f}",
+            f"{r['memory_mib']:,.0f}",
+        ]
+        for r in newest.values()
+    ]
+    heads = ["model", "data", "cells per step", "precision", "training (cells/s)"]
+    heads += ["latent space (cells/s)", "GPU busy (%)", "GPU memory (MiB)"]
+    device = next(iter(newest.values()))["device"]
+    text = (
+        f"One {device} (`python -m benchmarks gpu`). Training: the fastest epoch after the first, "
+        "loading included. Busy: share of time in which a kernel ran, sampled during training."
+    )
+    lines = ["### On a GPU", "", text, "", *markdown_table(heads, rows)]
+    if scored:
+        newest = {(r["method"], r["task"], r["precision"]): r for r in scored}
+        names = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette", "knn_acc": "kNN acc."}
+        rows = [
+            [r["method"], r["task"], NAMES[r["precision"]]]
+            + [f"{r['scores'][name]:.3f}" for name in names]
+            + [f"{r['seconds']:.1f}"]
+            for r in newest.values()
+        ]
+        heads = ["model", "data", "precision", *names.values(), "training (s)"]
+        text = "The whole default training (one run), in full and in mixed precision:"
+        lines += ["", text, "", *markdown_table(heads, rows)]
+    return ["\n".join(lines)]

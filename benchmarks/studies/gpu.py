@@ -69,42 +69,46 @@ class Utilisation:
 
 
 def measure(data: Path, scorer: Path, out: Path) -> None:
-    """Append one record per model, size of minibatches and precision, then one per score."""
+    """Append one record per score, then one per model, size of minibatches and precision."""
     import torch
 
     quiet()
-    device = torch.cuda.get_device_name()
     problems = {task: TASKS[task].build(data, 0) for task in ("T1", "T4")}
-    for name, task, batch_size, precision, epochs in MEASURED:
-        torch.cuda.reset_peak_memory_stats()
-        model = MODELS[name](problems[task][0])
-        options = {**ON_GPU, "batch_size": batch_size, "precision": precision}
-        with Utilisation() as used:
-            found = rates(model, epochs, waited, **options)
-        found |= {
-            "utilisation": used.median,
-            "memory_mib": torch.cuda.max_memory_allocated() / 2**20,
-        }
-        record = {"kind": "gpu", "method": name, "task": task, "batch_size": batch_size}
-        append(out, {**record, "precision": precision, **found, "device": device, "date": now()})
-        typer.echo(f"{name} on {task}, {batch_size} cells, {precision}: {found}")
-    # Scores take longer than training; they are taken beside it.
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+    about = {"device": torch.cuda.get_device_name(), "date": now()}
+    with ProcessPoolExecutor(len(SCORED), mp_context=get_context("spawn")) as pool:
         waiting = []
         for name, task, precision in SCORED:
             problem, truth = problems[task]
             model, start = MODELS[name](problem), waited()
             model.train(precision=precision, enable_progress_bar=False, **ON_GPU)
-            seconds, latent = waited() - start, model.get_latent_representation()
             record = {"kind": "gpu_scores", "method": name, "task": task, "precision": precision}
-            record |= {"seconds": seconds, "device": device, "date": now()}
+            record |= {"seconds": waited() - start, **about}
+            latent = model.get_latent_representation()
             waiting.append((record, pool.submit(score, scorer, latent, truth["label"])))
         for record, scores in waiting:
             append(out, {**record, "scores": scores.result()})
             typer.echo(f"{record['method']}, {record['precision']}: {scores.result()}")
+    for name, task, batch_size, precision, epochs in MEASURED:
+        found = throughput(name, problems[task][0], batch_size, precision, epochs)
+        record = {"kind": "gpu", "method": name, "task": task, "batch_size": batch_size}
+        append(out, {**record, "precision": precision, **found, **about})
+        typer.echo(f"{name} on {task}, {batch_size} cells, {precision}: {found}")
+
+
+def throughput(name: str, problem, batch_size: int, precision: str, epochs: int) -> dict:
+    """Rates of a model, use of the device while it trains, and its peak memory there."""
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    model = MODELS[name](problem)
+    with Utilisation() as used:
+        found = rates(model, epochs, waited, batch_size=batch_size, precision=precision, **ON_GPU)
+    memory = torch.cuda.max_memory_allocated() / 2**20
+    return found | {"utilisation": used.median, "memory_mib": memory}
 
 
 def score(scorer: Path, latent: np.ndarray, labels: np.ndarray) -> dict:
+    """Scores of a latent space, in a process of its own."""
     from benchmarks.runs import load_scorer
 
     return load_scorer(scorer).cluster_scores(latent, labels)

@@ -106,6 +106,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:SCALE_CELLS]
             self.module.fit_inputs(self._minibatches(self.adata, cells, None))
         allow_unused_weights(kwargs)
+        if self.mapped_ is not None:  # the reference is what is known of its weights, not a prior
+            kwargs["plan_kwargs"] = {"loadings_prior": False, **(kwargs.get("plan_kwargs") or {})}
         before = self.module.schedule
         self.module.schedule = schedule or before
         self.module.input_masks = dict(input_masks or {})

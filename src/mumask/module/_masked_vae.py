@@ -71,6 +71,10 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         Centre and scale the features before the encoder; see :class:`mumask.nn.InputTransform`.
     paper_outputs
         Gaussian modalities as in the paper: rectified mean, squared error.
+    loadings_sd
+        Standard deviation between cells that the log mean of a count or the log rate of a binary
+        feature has a priori, around its share of an average cell; None for no prior of the
+        decoder's output weights.
     label_head
         Room for a :class:`mumask.nn.FittedHead`; once fitted, it gives the logits outside of
         training in place of the classifier.
@@ -97,11 +101,12 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         weights: Mapping[str, float] | None = None,
         standardize: bool = True,
         paper_outputs: bool = False,
+        loadings_sd: float | None = 1.0,
         label_head: bool = False,
     ):
         super().__init__()
         self.names = list(modalities)
-        self.schedule = schedule
+        self.schedule, self.loadings_sd = schedule, loadings_sd
         self.input_masks: dict[str, Callable] = {}
         self.output_masks: dict[str, Callable] = {}
         self.weights = {"reconstruction": 1.0, "kl": 1.0, "prior": 1.0, "labels": 1.0}
@@ -143,6 +148,9 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
                 if self.likelihoods[name].support != "real"
             }
         )
+        if loadings_sd is not None:
+            for name in self.totals:
+                self.decoder.start_from(name, self.transforms[name].profile)
         self.latent_covariates = self.encoder_covariates = self.decoder_covariates = None
         if self.sign:
             self.latent_covariates = Covariates(n_categories, n_continuous, n_latent)
@@ -322,6 +330,19 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             n_obs_minibatch=len(out["z"]),
             extra_metrics=extra,
         )
+
+    def loading_precisions(self) -> dict[nn.Parameter, float]:
+        """Precision of the normal prior of the decoder's output weights, by weight matrix.
+
+        Units of the last hidden layer have about unit variance: with the precision
+        ``n_hidden / loadings_sd**2`` the raw output of a feature has the standard deviation
+        `loadings_sd`. Its bias is free. A feature seen in few cells then keeps to its mean, where it
+        would otherwise be learned by heart: thousands of sparse peaks hold more weights than ones.
+        """
+        if self.loadings_sd is None:
+            return {}
+        precision = self.decoder.n_hidden / self.loadings_sd**2
+        return {self.decoder.last[name].weight: precision for name in self.totals}
 
     # Decoding for the user
 

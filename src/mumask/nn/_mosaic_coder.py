@@ -120,10 +120,17 @@ class MosaicDecoder(nn.Module):
         layer_norm: bool,
     ):
         super().__init__()
+        self.n_hidden = n_hidden
         self.first = nn.Linear(n_latent, n_hidden)
         self.after_first = normed(n_hidden, activation, dropout, layer_norm)
         self.hidden = hidden_layers(n_layers - 1, n_hidden, activation, dropout, layer_norm)
         self.last = nn.ModuleDict({m: nn.Linear(n_hidden, n) for m, n in n_outputs.items()})
+
+    @torch.no_grad()
+    def start_from(self, modality: str, profile: torch.Tensor) -> None:
+        """Let the first outputs of a modality, log shares, start at a profile ``(n_features,)``."""
+        log = profile.clamp(min=profile[profile > 0].min()).log()
+        self.last[modality].bias[: len(log)] = log - log.mean()
 
     def forward(self, z: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
         """Shared hidden layer of shape ``(B, n_hidden)``.

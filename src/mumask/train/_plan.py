@@ -19,6 +19,15 @@ class MaskedTrainingPlan(TrainingPlan):
     a cosine over the planned steps, which settles the latent space: results differ less between
     seeds. With ``reduce_lr_on_plateau`` scvi-tools' schedule is used instead. The history has the
     columns of scvi-tools, written once per epoch.
+
+    Parameters
+    ----------
+    module
+        Module to train.
+    lr, weight_decay, eps, n_steps_kl_warmup, n_epochs_kl_warmup, **kwargs
+        As in :class:`scvi.train.TrainingPlan`.
+    loadings_prior
+        Keep to the prior that the module has of the decoder's weights, if any.
     """
 
     def __init__(
@@ -30,6 +39,7 @@ class MaskedTrainingPlan(TrainingPlan):
         eps: float = 1e-8,
         n_steps_kl_warmup: int | None = 250,
         n_epochs_kl_warmup: int | None = None,
+        loadings_prior: bool = True,
         **kwargs,
     ):
         super().__init__(
@@ -41,6 +51,7 @@ class MaskedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
+        self.loadings_prior = loadings_prior
         self._means = {"train": EpochMeans(), "validation": EpochMeans()}
 
     def get_optimizer_creator(self):
@@ -48,8 +59,18 @@ class MaskedTrainingPlan(TrainingPlan):
         if self.optimizer_name != "Adam":
             return super().get_optimizer_creator()
         return lambda params: torch.optim.Adam(
-            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            self._groups(list(params)), lr=self.lr, eps=self.eps, fused=True
         )
+
+    def _groups(self, params: list[torch.nn.Parameter]) -> list[dict]:
+        """Weights with their L2 penalties: Adam adds the gradient of a normal prior on its own."""
+        priors = self.module.loading_precisions() if self.loadings_prior else {}
+        groups = {}
+        for parameter in params:
+            precision = priors.get(parameter, 0.0)
+            decay = self.weight_decay + (precision / self.n_obs_training if precision else 0.0)
+            groups.setdefault(decay, []).append(parameter)
+        return [{"params": members, "weight_decay": d} for d, members in groups.items()]
 
     def configure_optimizers(self):
         """Optimiser, and the schedule of its learning rate."""

@@ -1,0 +1,109 @@
+"""The prior of the decoder: features that say nothing stay at their mean."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from anndata import AnnData
+from lightning.pytorch.callbacks import LambdaCallback
+from mudata import MuData
+from scipy import sparse
+
+from mumask import MaskedVAE
+from mumask.train import MaskedTrainingPlan
+
+N_CELLS, N_GENES, N_PEAKS = 500, 60, 2000
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def silent_peaks():
+    """Genes that tell three types, and sparse peaks that tell nothing."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=N_CELLS)
+    rna = rng.poisson(300 * rng.dirichlet(np.full(N_GENES, 0.3), size=3)[codes])
+    shares = rng.dirichlet(np.full(N_PEAKS, 0.5))
+    atac = rng.poisson(30 * shares, size=(N_CELLS, N_PEAKS)) > 0
+    atac[~atac.any(1), 0] = True
+    mods = {"rna": rna, "atac": atac}
+    return MuData(
+        {
+            name: AnnData(
+                sparse.csr_matrix(values.astype(np.float32)),
+                obs=pd.DataFrame(index=[f"c{i}" for i in range(N_CELLS)]),
+                var=pd.DataFrame(index=[f"{name}{i}" for i in range(values.shape[1])]),
+            )
+            for name, values in mods.items()
+        }
+    )
+
+
+def _held_out_error(mdata, **options) -> tuple[float, float]:
+    """Error of the peaks of cells that took no part, and with all cells at the mean of the others."""
+    scvi.settings.seed = 0
+    MaskedVAE.setup_mudata(mdata)
+    model = MaskedVAE(mdata, n_hidden=64, n_latent=8, **options)
+    model.train(120, train_size=0.8, **QUIET)
+    cells = model.validation_indices
+    found = model.get_reconstruction_error(indices=cells)["atac"]
+    mean = mdata["atac"][mdata.obs_names[model.train_indices]].X.mean(0) + 1 / N_CELLS
+    with torch.no_grad():
+        model.module.decoder.last["atac"].weight.zero_()
+        model.module.decoder.last["atac"].bias.copy_(torch.as_tensor(np.log(mean)).ravel())
+    return found, model.get_reconstruction_error(indices=cells)["atac"]
+
+
+def test_peaks_without_information_are_not_learned_by_heart(silent_peaks):
+    with_prior, mean = _held_out_error(silent_peaks)
+    without, _ = _held_out_error(silent_peaks, loadings_sd=None)
+    assert with_prior < mean + 2
+    assert without > mean + 5
+
+
+def test_one_step_is_that_of_the_penalised_loss(mosaic):
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    model = MaskedVAE(mosaic, n_latent=4, n_hidden=16, loadings_sd=0.5, dropout=0.0)
+    ours, other = model.module, deepcopy(model.module)
+    (tensors,) = model._make_data_loader(model.adata, batch_size=mosaic.n_obs)
+    plan = MaskedTrainingPlan(ours, lr=0.01)
+    plan.n_obs_training = 40
+    optimizers = [
+        plan.get_optimizer_creator()(ours.parameters()),
+        torch.optim.Adam(other.parameters(), lr=0.01),
+    ]
+    for module, optimizer in zip((ours, other), optimizers, strict=True):
+        module.train()
+        torch.manual_seed(0)
+        loss = module(tensors)[2].loss
+        if module is other:
+            for name in ("rna", "protein", "atac"):
+                loss = loss + 16 / 0.5**2 / 40 * module.decoder.last[name].weight.square().sum() / 2
+        loss.backward()
+        optimizer.step()
+    for (name, one), two in zip(ours.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-5, msg=name)
+
+
+def test_outputs_start_at_the_profile(mosaic):
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    module = MaskedVAE(mosaic).module
+    for name, transform in module.transforms.items():
+        seen = transform.profile > 0
+        start = module.decoder.last[name].bias[seen].softmax(0)
+        torch.testing.assert_close(start, transform.profile[seen])
+
+
+def test_no_prior_on_a_query_nor_in_the_paper(mosaic, make_mosaic, fit):
+    paper = MaskedVAE(fit(mosaic).adata, preset="inclust+").module
+    assert paper.loading_precisions() == {}
+    seen = []
+    spy = LambdaCallback(on_fit_start=lambda _, plan: seen.append(plan.loadings_prior))
+    model = fit(mosaic, epochs=1, train={"callbacks": [spy]})
+    query = MaskedVAE.load_query_data(make_mosaic(seed=1), model, unfrozen=["decoder"])
+    query.train(1, callbacks=[spy], **QUIET)
+    assert seen == [True, False]

@@ -9,8 +9,18 @@ NAMES = {"32-true": "fp32", "bf16-mixed": "bf16"}
 
 def gpu_section(records: list[dict], scored: list[dict]) -> list[str]:
     """Throughput by model, size of minibatches and precision; scores by precision."""
-    if not records:
+    if not records and not scored:
         return []
+    device = (records or scored)[-1]["device"]
+    lines = ["### On a GPU", "", f"One {device} (`python -m benchmarks gpu`)."]
+    if records:
+        lines += ["", *_rates(records)]
+    if scored:
+        lines += ["", *_scores(scored)]
+    return ["\n".join(lines)]
+
+
+def _rates(records: list[dict]) -> list[str]:
     newest = {(r["method"], r["task"], r["batch_size"], r["precision"]): r for r in records}
     rows = [
         [
@@ -27,22 +37,21 @@ def gpu_section(records: list[dict], scored: list[dict]) -> list[str]:
     ]
     heads = ["model", "data", "cells per step", "precision", "training (cells/s)"]
     heads += ["latent space (cells/s)", "GPU busy (%)", "GPU memory (MiB)"]
-    device = next(iter(newest.values()))["device"]
     text = (
-        f"One {device} (`python -m benchmarks gpu`). Training: the fastest epoch after the first, "
-        "loading included. Busy: share of time in which a kernel ran, sampled during training."
+        "Training: the fastest epoch after the first, loading included. Busy: share of time in "
+        "which a kernel ran, sampled during training."
     )
-    lines = ["### On a GPU", "", text, "", *markdown_table(heads, rows)]
-    if scored:
-        newest = {(r["method"], r["task"], r["precision"]): r for r in scored}
-        names = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette", "knn_acc": "kNN acc."}
-        rows = [
-            [r["method"], r["task"], NAMES[r["precision"]]]
-            + [f"{r['scores'][name]:.3f}" for name in names]
-            + [f"{r['seconds']:.1f}"]
-            for r in newest.values()
-        ]
-        heads = ["model", "data", "precision", *names.values(), "training (s)"]
-        text = "The whole default training (one run), in full and in mixed precision:"
-        lines += ["", text, "", *markdown_table(heads, rows)]
-    return ["\n".join(lines)]
+    return [text, "", *markdown_table(heads, rows)]
+
+
+def _scores(scored: list[dict]) -> list[str]:
+    newest = {(r["method"], r["task"], r["precision"]): r for r in scored}
+    names = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette", "knn_acc": "kNN acc."}
+    rows = [
+        [r["method"], r["task"], NAMES[r["precision"]]]
+        + [f"{r['scores'][name]:.3f}" for name in names]
+        for r in newest.values()
+    ]
+    heads = ["model", "data", "precision", *names.values()]
+    text = "The whole default training, one run in full and one in mixed precision:"
+    return [text, "", *markdown_table(heads, rows)]

@@ -79,11 +79,14 @@ def test_a_later_measurement_on_a_gpu_replaces_an_earlier_one():
     run = {"method": "MaskedVAE", "task": "T1", "precision": "bf16-mixed", "device": "card"}
     rate = {"batch_size": 128, "latent_cells_per_s": 9000.0, "utilisation": None, "memory_mib": 5.0}
     first, second = ({**run, **rate, "train_cells_per_s": value} for value in (10.0, 2000.0))
-    scored = {**run, "seconds": 3.0, "scores": dict.fromkeys(("ari", "nmi", "knn_acc"), 0.5)}
+    scored = {**run, "scores": dict.fromkeys(("ari", "nmi", "knn_acc"), 0.5)}
     scored["scores"]["silhouette"] = 0.75
     (text,) = gpu_section([first, second], [scored])
     assert "| MaskedVAE | T1 | 128 | bf16 | 2,000 | 9,000 |  | 5 |" in text and "| 10 |" not in text
-    assert "| MaskedVAE | T1 | bf16 | 0.500 | 0.500 | 0.750 | 0.500 | 3.0 |" in text
+    assert "| MaskedVAE | T1 | bf16 | 0.500 | 0.500 | 0.750 | 0.500 |" in text
+    (text,) = gpu_section([], [scored])
+    assert "cells per step" not in text
+    assert gpu_section([], []) == []
 
 
 def test_scale_shows_a_size_that_did_not_fit():

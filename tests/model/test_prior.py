@@ -59,8 +59,8 @@ def _held_out_error(mdata, **options) -> tuple[float, float]:
 
 
 def test_peaks_without_information_are_not_learned_by_heart(silent_peaks):
-    with_prior, mean = _held_out_error(silent_peaks)
-    without, _ = _held_out_error(silent_peaks, loadings_sd=None)
+    with_prior, mean = _held_out_error(silent_peaks, loadings_sd=1.0)
+    without, _ = _held_out_error(silent_peaks)
     assert with_prior < mean + 2
     assert without > mean + 5
 
@@ -91,19 +91,18 @@ def test_one_step_is_that_of_the_penalised_loss(mosaic):
 
 def test_outputs_start_at_the_profile(mosaic):
     MaskedVAE.setup_mudata(mosaic, batch_key="batch")
-    module = MaskedVAE(mosaic).module
+    module = MaskedVAE(mosaic, loadings_sd=1.0).module
     for name, transform in module.transforms.items():
         seen = transform.profile > 0
         start = module.decoder.last[name].bias[seen].softmax(0)
         torch.testing.assert_close(start, transform.profile[seen])
 
 
-def test_no_prior_on_a_query_nor_in_the_paper(mosaic, make_mosaic, fit):
-    paper = MaskedVAE(fit(mosaic).adata, preset="inclust+").module
-    assert paper.loading_precisions() == {}
+def test_no_prior_on_a_query_nor_by_default(mosaic, make_mosaic, fit):
+    assert fit(mosaic).module.loading_precisions() == {}
     seen = []
     spy = LambdaCallback(on_fit_start=lambda _, plan: seen.append(plan.loadings_prior))
-    model = fit(mosaic, epochs=1, train={"callbacks": [spy]})
+    model = fit(mosaic, epochs=1, train={"callbacks": [spy]}, loadings_sd=1.0)
     query = MaskedVAE.load_query_data(make_mosaic(seed=1), model, unfrozen=["decoder"])
     query.train(1, callbacks=[spy], **QUIET)
     assert seen == [True, False]

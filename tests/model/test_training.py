@@ -195,7 +195,7 @@ def test_users_masks(mosaic, fit):
     def without_first(x):
         return torch.arange(x.shape[1]).ne(0).expand_as(x)
 
-    model = MaskedVAE(mosaic, n_latent=4, n_hidden=16, loadings_sd=None)
+    model = MaskedVAE(mosaic, n_latent=4, n_hidden=16)
     first = model.module.encoder.first["rna"].weight
     last = model.module.decoder.last["rna"].weight
     before = first[0].detach().clone(), last[0].detach().clone()

@@ -38,7 +38,6 @@ PRESETS = {
         "weights": {"reconstruction": 5.0, "kl": 1.0, "prior": 1.0, "labels": 50.0},
         "standardize": False,
         "paper_outputs": True,
-        "loadings_sd": None,
         "label_head": False,
     }
 }
@@ -153,8 +152,9 @@ class MaskedVAE(
             "condition_encoder": condition_encoder,
             "condition_decoder": condition_decoder,
             "prior": prior,
+            **module_kwargs,
         }
-        options = {**DEFAULTS, **PRESETS.get(preset, {}), **module_kwargs}
+        options = {**DEFAULTS, **PRESETS.get(preset, {})}
         options |= {name: value for name, value in given.items() if value is not None}
         for name, choices in CHOICES.items():
             value = options.get(name)

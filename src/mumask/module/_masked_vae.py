@@ -73,8 +73,8 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         Gaussian modalities as in the paper: rectified mean, squared error.
     loadings_sd
         Standard deviation between cells that the log mean of a count or the log rate of a binary
-        feature has a priori, around its share of an average cell; None for no prior of the
-        decoder's output weights.
+        feature has a priori, around its share of an average cell, from which the outputs then
+        start; by default the decoder's output weights have no prior.
     label_head
         Room for a :class:`mumask.nn.FittedHead`; once fitted, it gives the logits outside of
         training in place of the classifier.
@@ -101,7 +101,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         weights: Mapping[str, float] | None = None,
         standardize: bool = True,
         paper_outputs: bool = False,
-        loadings_sd: float | None = 1.0,
+        loadings_sd: float | None = None,
         label_head: bool = False,
     ):
         super().__init__()

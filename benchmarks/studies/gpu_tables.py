@@ -45,13 +45,18 @@ def _rates(records: list[dict]) -> list[str]:
 
 
 def _scores(scored: list[dict]) -> list[str]:
-    newest = {(r["method"], r["task"], r["precision"]): r for r in scored}
+    newest = {(_title(r), r["task"], r["precision"]): r for r in scored}
     names = {"ari": "ARI", "nmi": "NMI", "silhouette": "silhouette", "knn_acc": "kNN acc."}
     rows = [
-        [r["method"], r["task"], NAMES[r["precision"]]]
-        + [f"{r['scores'][name]:.3f}" for name in names]
-        for r in newest.values()
+        [title, task, NAMES[precision], *(f"{r['scores'][name]:.3f}" for name in names)]
+        for (title, task, precision), r in newest.items()
     ]
     heads = ["model", "data", "precision", *names.values()]
-    text = "The whole default training, one run in full and one in mixed precision:"
+    text = "A whole training, one run in full and one in mixed precision:"
     return [text, "", *markdown_table(heads, rows)]
+
+
+def _title(record: dict) -> str:
+    """The model, with what differs from its defaults."""
+    settings = record.get("settings", {}).get("model", {})
+    return ", ".join([record["method"], *(f"{name}={value}" for name, value in settings.items())])

@@ -84,8 +84,10 @@ def test_a_later_measurement_on_a_gpu_replaces_an_earlier_one():
     (text,) = gpu_section([first, second], [scored])
     assert "| MaskedVAE | T1 | 128 | bf16 | 2,000 | 9,000 |  | 5 |" in text and "| 10 |" not in text
     assert "| MaskedVAE | T1 | bf16 | 0.500 | 0.500 | 0.750 | 0.500 |" in text
-    (text,) = gpu_section([], [scored])
+    other = {**scored, "settings": {"model": {"n_latent": 5}}}
+    (text,) = gpu_section([], [scored, other])
     assert "cells per step" not in text
+    assert "| MaskedVAE |" in text and "| MaskedVAE, n_latent=5 |" in text
     assert gpu_section([], []) == []
 
 

@@ -57,6 +57,7 @@ STUDIES = {
             "latent subtraction alone": _model(condition_decoder=False, arithmetic="subtract"),
             "KL weight 1": _model(weights={"kl": 1.0, "prior": 1.0}),
             "KL weight 0.1": _model(weights={"kl": 0.1, "prior": 0.1}),
+            "prior of the output weights": _model(loadings_sd=1.0),
             "labels weight 1": _model(weights={"labels": 1.0}),
             "labels weight 10": _model(weights={"labels": 10.0}),
             "preset inclust+": _model(preset="inclust+"),

@@ -39,6 +39,14 @@ def test_label_modes(mosaic, fit, preset, labels):
         assert model.predict(soft=True).shape == (90, N_CLUSTERS)
 
 
+def test_one_weight_leaves_the_others_at_their_defaults(mosaic):
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    default = MaskedVAE(mosaic).module.weights
+    assert MaskedVAE(mosaic, weights={"kl": 2.0}).module.weights == {**default, "kl": 2.0}
+    paper = MaskedVAE(mosaic, preset="inclust+", weights={"labels": 3.0}).module.weights
+    assert paper == {"reconstruction": 5.0, "kl": 1.0, "prior": 1.0, "labels": 3.0}
+
+
 def test_no_classifier(mosaic, fit):
     model = fit(mosaic, prior="standard", n_clusters=0)
     with pytest.raises(ValueError, match="no classifier.*labels_key.*n_clusters"):

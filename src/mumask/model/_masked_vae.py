@@ -155,17 +155,21 @@ class MaskedVAE(
             **module_kwargs,
         }
         options = {**DEFAULTS, **PRESETS.get(preset, {})}
+        weights = options["weights"]
         options |= {name: value for name, value in given.items() if value is not None}
+        if strange := set(options["weights"]) - set(weights):
+            raise ValueError(f"`weights` names {sorted(strange)}; there are {list(weights)}.")
+        options["weights"] = {**weights, **options["weights"]}
         for name, choices in CHOICES.items():
             value = options.get(name)
             if isinstance(value, str) and value not in choices:
                 raise ValueError(f"`{name}`: {value!r} is unknown; choose from {list(choices)}.")
         if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
             options["label_head"] = False  # clusters have nothing that a head could learn
-        weights = {} if preset else self._balanced_weights()
-        weights |= dict(modality_weights or {})
+        by_modality = {} if preset else self._balanced_weights()
+        by_modality |= dict(modality_weights or {})
         self.module = self._module_cls(
-            self._modality_specs(held_out or {}, weights),
+            self._modality_specs(held_out or {}, by_modality),
             n_categories=self._n_categories(),
             n_continuous=self.summary_stats.get(f"n_{keys.CONT_COVS}", 0),
             n_classes=self._n_classes(n_clusters, options.get("prior")),

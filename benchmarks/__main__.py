@@ -218,9 +218,8 @@ def gpu(data: Data = None, scorer: Scorer = None, out: Out = None) -> None:
 
     if not torch.cuda.is_available():
         raise typer.BadParameter("this needs a CUDA device, and torch finds none")
-    data, _ = where(data, scorer)
-    scorer = scorer or data.parent / "evaluate.py"
-    measure(data, scorer, out or RESULTS / "gpu.jsonl")
+    data, scores = where(data, scorer)
+    measure(data, Path(scores.__file__), out or RESULTS / "gpu.jsonl")
 
 
 @app.command(cls=Several)

@@ -262,6 +262,7 @@ def test_anndata_instead_of_mudata(mosaic):
         ({"activation": "tan"}, ["activation", "'tan'", "relu"]),
         ({"prior": "clusters", "n_clusters": 0}, ["n_clusters", "prior"]),
         ({"n_clusters": 1}, ["n_clusters", "2"]),
+        ({"loadings_sd": 0.0}, ["loadings_sd", "positive"]),
         ({"weights": {"klz": 1.0}}, ["weights", "klz", "reconstruction"]),
         ({"held_out": {"rna": ["XIST"]}}, ["held_out", "'rna'", "'XIST'"]),
         ({"held_out": {"spatial": ["XIST"]}}, ["held_out", "'spatial'", "'atac'"]),

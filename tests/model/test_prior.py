@@ -106,3 +106,10 @@ def test_no_prior_on_a_query_nor_by_default(mosaic, make_mosaic, fit):
     query = MaskedVAE.load_query_data(make_mosaic(seed=1), model, unfrozen=["decoder"])
     query.train(1, callbacks=[spy], **QUIET)
     assert seen == [True, False]
+
+
+def test_another_optimizer_is_refused(mosaic):
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    model = MaskedVAE(mosaic, loadings_sd=1.0)
+    with pytest.raises(ValueError, match="loadings_sd.*'Adam'.*'AdamW'"):
+        model.train(1, plan_kwargs={"optimizer": "AdamW"}, **QUIET)

@@ -160,6 +160,8 @@ class MaskedVAE(
         if strange := set(options["weights"]) - set(weights):
             raise ValueError(f"`weights` names {sorted(strange)}; there are {list(weights)}.")
         options["weights"] = {**weights, **options["weights"]}
+        if (sd := options.get("loadings_sd")) is not None and not sd > 0:
+            raise ValueError(f"`loadings_sd`={sd}: give a positive number, or None for no prior.")
         for name, choices in CHOICES.items():
             value = options.get(name)
             if isinstance(value, str) and value not in choices:

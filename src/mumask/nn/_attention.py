@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# All kernels but cuDNN's, which plans anew for every number of cells and tokens: in half precision,
-# where it is preferred, a training step then takes many times as long.
+# All kernels but cuDNN's, which plans anew for every shape: those of masked minibatches differ from
+# step to step.
 KERNELS = [
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,

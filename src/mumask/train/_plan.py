@@ -57,6 +57,11 @@ class MaskedTrainingPlan(TrainingPlan):
     def get_optimizer_creator(self):
         """Adam in one pass over the weights (``fused``); anything else as in scvi-tools."""
         if self.optimizer_name != "Adam":
+            if self.loadings_prior and self.module.loading_precisions():
+                raise ValueError(
+                    f"`loadings_sd` needs optimizer='Adam' in `plan_kwargs`, not "
+                    f"{self.optimizer_name!r}."
+                )
             return super().get_optimizer_creator()
         return lambda params: torch.optim.Adam(
             self._groups(list(params)), lr=self.lr, eps=self.eps, fused=True

@@ -49,7 +49,8 @@ STUDIES = {
         ("T2", "T1b"),
         {
             "default": {},
-            "standard prior": _model(prior="standard", n_clusters=0),
+            "standard prior": _model(prior="standard"),
+            "clusters of equal share and variance": _model(prior="clusters"),
             "inputs not standardised": _model(standardize=False),
             "schedule pairs": _model(schedule="pairs"),
             "encoder conditioned too": _model(condition_encoder=True),
@@ -57,7 +58,7 @@ STUDIES = {
             "latent subtraction alone": _model(condition_decoder=False, arithmetic="subtract"),
             "KL weight 1": _model(weights={"kl": 1.0, "prior": 1.0}),
             "KL weight 0.1": _model(weights={"kl": 0.1, "prior": 0.1}),
-            "prior of the output weights": _model(loadings_sd=1.0),
+            "output weights without a prior": _model(loadings_sd=1e6),
             "labels weight 1": _model(weights={"labels": 1.0}),
             "labels weight 10": _model(weights={"labels": 10.0}),
             "preset inclust+": _model(preset="inclust+"),

@@ -257,11 +257,12 @@ def test_anndata_instead_of_mudata(mosaic):
     [
         ({"preset": "incluster"}, ["preset", "'incluster'", "inclust+"]),
         ({"arithmetic": "minus"}, ["arithmetic", "'minus'", "subtract"]),
-        ({"prior": "normal"}, ["prior", "'normal'", "clusters"]),
+        ({"prior": "normal"}, ["prior", "'normal'", "mixture"]),
         ({"schedule": "random"}, ["schedule", "'random'", "pairs"]),
         ({"activation": "tan"}, ["activation", "'tan'", "relu"]),
         ({"prior": "clusters", "n_clusters": 0}, ["n_clusters", "prior"]),
         ({"n_clusters": 1}, ["n_clusters", "2"]),
+        ({"prior": "standard", "n_clusters": 5}, ["n_clusters", "prior='mixture'"]),
         ({"loadings_sd": 0.0}, ["loadings_sd", "positive"]),
         ({"weights": {"klz": 1.0}}, ["weights", "klz", "reconstruction"]),
         ({"held_out": {"rna": ["XIST"]}}, ["held_out", "'rna'", "'XIST'"]),

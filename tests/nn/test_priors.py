@@ -5,7 +5,7 @@ import torch
 import torch.distributions as td
 from torch.nn import functional as F
 
-from mumask.nn import ClusterPrior, Covariates, kl_standard, kl_to_uniform, label_loss
+from mumask.nn import ClusterPrior, Covariates, kl_standard, label_loss
 
 
 @pytest.fixture
@@ -14,8 +14,8 @@ def posterior():
     return torch.randn(6, 3), torch.randn(6, 3)
 
 
-def kl(mean, log_var, at):
-    q, p = td.Normal(mean, (0.5 * log_var).exp()), td.Normal(at, torch.ones(()))
+def kl(mean, log_var, at, scale=1.0):
+    q, p = td.Normal(mean, (0.5 * log_var).exp()), td.Normal(at, torch.as_tensor(scale))
     return td.kl_divergence(q, p).sum(dim=1)
 
 
@@ -23,25 +23,32 @@ def test_standard_prior(posterior):
     torch.testing.assert_close(kl_standard(*posterior), kl(*posterior, torch.zeros(3)))
 
 
-def test_cluster_prior_is_the_weighted_kl(posterior):
-    prior = ClusterPrior(4, 3)
+@pytest.mark.parametrize("learned", [False, True])
+def test_cluster_prior_is_the_weighted_kl(posterior, learned):
+    prior = ClusterPrior(4, 3, learned)
     torch.nn.init.normal_(prior.means)
+    if learned:
+        torch.nn.init.normal_(prior.log_share)
+        torch.nn.init.uniform_(prior.log_var, -1, 1)
+    assert prior.log_share.requires_grad == prior.log_var.requires_grad == learned
     probabilities = torch.softmax(torch.randn(6, 4), dim=1)
-    to_each = torch.stack([kl(*posterior, m) for m in prior.means], dim=1)
-    expected = (probabilities * to_each).sum(dim=1)
-    torch.testing.assert_close(prior(*posterior, probabilities), expected)
-    one = F.one_hot(torch.full((6,), 2), 4).float()
-    torch.testing.assert_close(prior(*posterior, one), to_each[:, 2])
+    scales = (0.5 * prior.log_var).exp()
+    to_each = [kl(*posterior, m, s) for m, s in zip(prior.means, scales, strict=True)]
+    to_each = torch.stack(to_each, dim=1)
+    kl_z, kl_clusters = prior(*posterior, probabilities.log())
+    torch.testing.assert_close(kl_z, (probabilities * to_each).sum(dim=1))
+    shares = td.Categorical(logits=prior.log_share)
+    expected = td.kl_divergence(td.Categorical(probabilities), shares.expand((6,)))
+    torch.testing.assert_close(kl_clusters, expected)
 
 
-def test_kl_to_uniform():
-    probabilities = torch.tensor([[0.25] * 4, [0.7, 0.1, 0.1, 0.1]])
-    expected = td.kl_divergence(
-        td.Categorical(probabilities), td.Categorical(torch.full((2, 4), 0.25))
-    )
-    torch.testing.assert_close(kl_to_uniform(probabilities.log()), expected)
-    sure = torch.log_softmax(torch.tensor([[200.0, 0.0, 0.0]]), dim=1)
-    torch.testing.assert_close(kl_to_uniform(sure), torch.tensor([3.0]).log())
+def test_sure_cells():
+    """Probabilities that underflow count as 0."""
+    sure = torch.log_softmax(torch.tensor([[-200.0, 200.0, -200.0]]), dim=1)
+    prior, at = ClusterPrior(3, 2), (torch.ones(1, 2), torch.zeros(1, 2))
+    kl_z, kl_clusters = prior(*at, sure)
+    torch.testing.assert_close(kl_z, kl(*at, prior.means[1]))
+    torch.testing.assert_close(kl_clusters, torch.tensor([3.0]).log())
 
 
 def test_labels_of_unlabelled_cells_do_not_count():

@@ -27,7 +27,7 @@ def main(n_processes: int, folder: Path) -> None:
     model = mumask.MaskedVAE(mdata, n_latent=4, n_hidden=16)
     several = {"devices": n_processes, "strategy": "ddp"} if n_processes > 1 else {"devices": 1}
     model.train(
-        max_epochs=8,
+        max_epochs=24,
         batch_size=16 // n_processes,
         accelerator="cpu",
         enable_progress_bar=False,

@@ -39,7 +39,7 @@ class LabelsMixin(EncodeMixin):
         if not self.module.n_classes:
             raise ValueError(
                 "The model has no classifier. Register labels with setup_mudata(labels_key=...), "
-                "or learn clusters with n_clusters=... and prior='clusters'."
+                "or learn clusters with n_clusters=... and prior='mixture'."
             )
 
     def predict(

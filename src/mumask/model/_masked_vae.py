@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -38,18 +39,20 @@ PRESETS = {
         "weights": {"reconstruction": 5.0, "kl": 1.0, "prior": 1.0, "labels": 50.0},
         "standardize": False,
         "paper_outputs": True,
+        "loadings_sd": math.inf,
         "label_head": False,
     }
 }
 DEFAULTS = {
-    "prior": "clusters",
+    "prior": "mixture",
     "weights": {"reconstruction": 1.0, "kl": 0.5, "prior": 0.5, "labels": 50.0},
+    "loadings_sd": 1.0,
     "label_head": True,
 }
 N_CLUSTERS = 20
 CHOICES = {
     "arithmetic": ("subtract", "add", "none"),
-    "prior": ("standard", "clusters"),
+    "prior": ("standard", "clusters", "mixture"),
     "activation": tuple(ACTIVATIONS),
     "schedule": tuple(SCHEDULES),
 }
@@ -89,9 +92,10 @@ class MaskedVAE(
         Let the encoder know the covariates, so that it can discount them, and the decoder, so that
         the latent space need not carry them.
     prior
-        ``"standard"``, or ``"clusters"``: one mean per class or cluster.
+        ``"mixture"``: normal distributions, one per class or cluster, whose means, variances and
+        shares are learned; ``"clusters"``: means alone, as in the paper; or ``"standard"``.
     n_clusters
-        Number of clusters to learn where no labels are registered; 0 for no classifier.
+        Number of clusters to learn where no labels are registered, at least 2 (standard prior: 0).
     held_out
         By modality, features that no encoder may see; they are reconstructed for every cell and
         enter the loss where they were measured.
@@ -131,7 +135,7 @@ class MaskedVAE(
         arithmetic: Literal["subtract", "add", "none"] | None = None,
         condition_encoder: bool | None = None,
         condition_decoder: bool | None = None,
-        prior: Literal["standard", "clusters"] | None = None,
+        prior: Literal["standard", "clusters", "mixture"] | None = None,
         n_clusters: int | None = None,
         held_out: Mapping[str, Sequence[str]] | None = None,
         modality_weights: Mapping[str, float] | None = None,
@@ -160,8 +164,10 @@ class MaskedVAE(
         if strange := set(options["weights"]) - set(weights):
             raise ValueError(f"`weights` names {sorted(strange)}; there are {list(weights)}.")
         options["weights"] = {**weights, **options["weights"]}
-        if (sd := options.get("loadings_sd")) is not None and not sd > 0:
-            raise ValueError(f"`loadings_sd`={sd}: give a positive number, or None for no prior.")
+        if not (sd := options["loadings_sd"]) > 0:
+            raise ValueError(
+                f"`loadings_sd`={sd}: give a positive number, or math.inf for no prior."
+            )
         for name, choices in CHOICES.items():
             value = options.get(name)
             if isinstance(value, str) and value not in choices:
@@ -174,7 +180,7 @@ class MaskedVAE(
             self._modality_specs(held_out or {}, by_modality),
             n_categories=self._n_categories(),
             n_continuous=self.summary_stats.get(f"n_{keys.CONT_COVS}", 0),
-            n_classes=self._n_classes(n_clusters, options.get("prior")),
+            n_classes=self._n_classes(n_clusters, options["prior"]),
             **options,
         )
         self._model_summary_string = (
@@ -193,13 +199,15 @@ class MaskedVAE(
             entropy[modality] = cell_entropy(LIKELIHOODS[state["likelihood"]].support, mean)
         return {m: (max(entropy.values()) / value) ** 0.5 for m, value in entropy.items()}
 
-    def _n_classes(self, n_clusters: int | None, prior: str | None) -> int:
+    def _n_classes(self, n_clusters: int | None, prior: str) -> int:
         n_labels = self.summary_stats.get(f"n_{keys.LABELS}", 0)
         if n_labels:
             return n_labels
-        n = (N_CLUSTERS if prior == "clusters" else 0) if n_clusters is None else n_clusters
-        if n < 2 and (n or prior == "clusters"):
-            raise ValueError(
-                f"`n_clusters`={n}: choose at least 2, or 0 with prior='standard' for no clusters."
-            )
+        if prior == "standard":
+            if n_clusters:
+                raise ValueError(f"`n_clusters`={n_clusters} needs prior='mixture' or 'clusters'.")
+            return 0
+        n = N_CLUSTERS if n_clusters is None else n_clusters
+        if n < 2:
+            raise ValueError(f"`n_clusters`={n}: choose at least 2, or prior='standard' for none.")
         return n

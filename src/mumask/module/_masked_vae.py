@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -26,7 +27,6 @@ from mumask.nn import (
     check_schedule,
     joint_schedule,
     kl_standard,
-    kl_to_uniform,
     label_loss,
     mean_unmasked,
 )
@@ -61,7 +61,8 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         Give the covariates to the encoder, so that it can discount them, and to the decoder, so
         that `z` need not carry them.
     prior
-        ``"standard"`` or ``"clusters"`` (one mean per class of the classifier).
+        ``"standard"``, ``"clusters"`` or ``"mixture"``; the latter two have one mean per class of
+        the classifier, see :class:`mumask.nn.ClusterPrior`.
     schedule
         Which modalities are source and target of a training step: a key of
         :data:`mumask.nn.SCHEDULES` or a function of the presence matrix.
@@ -74,7 +75,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
     loadings_sd
         Standard deviation between cells that the log mean of a count or the log rate of a binary
         feature has a priori, around its share of an average cell, from which the outputs then
-        start; by default the decoder's output weights have no prior.
+        start; infinite for no prior of the decoder's output weights.
     label_head
         Room for a :class:`mumask.nn.FittedHead`; once fitted, it gives the logits outside of
         training in place of the classifier.
@@ -96,12 +97,12 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         arithmetic: Literal["subtract", "add", "none"] = "none",
         condition_encoder: bool = False,
         condition_decoder: bool = True,
-        prior: Literal["standard", "clusters"] = "standard",
+        prior: Literal["standard", "clusters", "mixture"] = "standard",
         schedule: str | Callable = "subsets",
         weights: Mapping[str, float] | None = None,
         standardize: bool = True,
         paper_outputs: bool = False,
-        loadings_sd: float | None = None,
+        loadings_sd: float = math.inf,
         label_head: bool = False,
     ):
         super().__init__()
@@ -148,7 +149,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
                 if self.likelihoods[name].support != "real"
             }
         )
-        if loadings_sd is not None:
+        if math.isfinite(loadings_sd):
             for name in self.totals:
                 self.decoder.start_from(name, self.transforms[name].profile)
         self.latent_covariates = self.encoder_covariates = self.decoder_covariates = None
@@ -159,7 +160,9 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         if condition_decoder:
             self.decoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
-        self.prior = ClusterPrior(n_classes, n_latent) if prior == "clusters" else None
+        self.prior = None
+        if prior != "standard":
+            self.prior = ClusterPrior(n_classes, n_latent, learned=prior == "mixture")
         self.label_head = (
             FittedHead(n_latent, len(self.names), n_classes) if label_head and n_classes else None
         )
@@ -309,10 +312,10 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         if self.prior is None:
             kl = {"kl_z": self.weights["kl"] * kl_standard(out["corrected"], out["log_var"])}
         else:
-            to_clusters = self.prior(out["corrected"], out["log_var"], log_prob.exp())
+            kl_z, kl_clusters = self.prior(out["corrected"], out["log_var"], log_prob)
             kl = {
-                "kl_z": self.weights["kl"] * to_clusters,
-                "kl_clusters": self.weights["prior"] * kl_to_uniform(log_prob),
+                "kl_z": self.weights["kl"] * kl_z,
+                "kl_clusters": self.weights["prior"] * kl_clusters,
             }
         weighted = sum(self.modality_weights[m] * loss for m, loss in losses.items())
         loss = self.weights["reconstruction"] * weighted + kl_weight * sum(kl.values())
@@ -339,7 +342,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         `loadings_sd`. Its bias is free. A feature seen in few cells then keeps to its mean, where it
         would otherwise be learned by heart: thousands of sparse peaks hold more weights than ones.
         """
-        if self.loadings_sd is None:
+        if math.isinf(self.loadings_sd):
             return {}
         precision = self.decoder.n_hidden / self.loadings_sd**2
         return {self.decoder.last[name].weight: precision for name in self.totals}

@@ -17,7 +17,7 @@ from ._masks import (
     subset_schedule,
 )
 from ._mosaic_coder import MosaicDecoder, MosaicEncoder
-from ._priors import ClusterPrior, kl_standard, kl_to_uniform, label_loss
+from ._priors import ClusterPrior, kl_standard, label_loss
 from ._totals import TotalHead
 from ._values import InputTransform, as_dense, nonzeros, row_sums
 
@@ -41,7 +41,6 @@ __all__ = [
     "check_schedule",
     "joint_schedule",
     "kl_standard",
-    "kl_to_uniform",
     "label_loss",
     "mean_unmasked",
     "nonzeros",

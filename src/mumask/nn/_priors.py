@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +13,10 @@ def kl_standard(mean: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
 
 
 class ClusterPrior(nn.Module):
-    """Cluster-conditional prior of inClust: ``p(z | cluster k) = N(m_k, 1)``.
+    """Prior of cells in clusters or classes: ``p(k) = w_k`` and ``p(z | k) = N(m_k, s_k^2 I)``.
+
+    With equal shares ``w_k`` and unit variances this is the prior of inClust. It cuts a large cell
+    type into clusters of average size; with shares and variances learned, clusters differ in size.
 
     Parameters
     ----------
@@ -23,33 +24,36 @@ class ClusterPrior(nn.Module):
         Number of clusters or classes.
     n_latent
         Latent dimensions.
+    learned
+        Learn shares and variances.
     """
 
-    def __init__(self, n_clusters: int, n_latent: int):
+    def __init__(self, n_clusters: int, n_latent: int, learned: bool = False):
         super().__init__()
         self.means = nn.Parameter(torch.randn(n_clusters, n_latent) * 0.1)
+        self.log_share = nn.Parameter(torch.zeros(n_clusters), requires_grad=learned)
+        self.log_var = nn.Parameter(torch.zeros(n_clusters), requires_grad=learned)
 
     def forward(
-        self, mean: torch.Tensor, log_var: torch.Tensor, probabilities: torch.Tensor
-    ) -> torch.Tensor:
-        """KL to every cluster's prior, weighted by the classifier's probabilities, ``(B,)``.
+        self, mean: torch.Tensor, log_var: torch.Tensor, log_probabilities: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL of `z` to the clusters' priors, and of the clusters to their shares, each ``(B,)``.
 
         Parameters
         ----------
         mean, log_var
             Corrected latent distribution, shape ``(B, n_latent)``.
-        probabilities
-            Output of the classifier, shape ``(B, n_clusters)``.
+        log_probabilities
+            Output of the classifier, logarithms, shape ``(B, n_clusters)``.
         """
-        distance = ((mean.unsqueeze(1) - self.means) ** 2).sum(dim=2)
-        variance = (log_var.exp() - log_var - 1).sum(dim=1)
-        return 0.5 * ((probabilities * distance).sum(dim=1) + variance)
-
-
-def kl_to_uniform(log_probabilities: torch.Tensor) -> torch.Tensor:
-    """``KL(q(cluster | x) || uniform)``, shape ``(B,)``; keeps clusters from dying out."""
-    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1)
-    return math.log(log_probabilities.shape[1]) - entropy
+        own = self.log_var.clamp(-3.0, 3.0)
+        squares = ((mean.unsqueeze(1) - self.means) ** 2).sum(dim=2)
+        squares = squares + log_var.exp().sum(dim=1, keepdim=True)
+        to_each = squares * (-own).exp() + (own - 1) * mean.shape[1]
+        probabilities = log_probabilities.exp()
+        kl = 0.5 * ((probabilities * to_each).sum(dim=1) - log_var.sum(dim=1))
+        beyond = log_probabilities - F.log_softmax(self.log_share, dim=0)
+        return kl, (probabilities * beyond).sum(dim=1)
 
 
 def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -57,23 +57,21 @@ class MaskedTrainingPlan(TrainingPlan):
     def get_optimizer_creator(self):
         """Adam in one pass over the weights (``fused``); anything else as in scvi-tools."""
         if self.optimizer_name != "Adam":
-            if self.loadings_prior and self.module.loading_precisions():
-                raise ValueError(
-                    f"`loadings_sd` needs optimizer='Adam' in `plan_kwargs`, not "
-                    f"{self.optimizer_name!r}."
-                )
             return super().get_optimizer_creator()
         return lambda params: torch.optim.Adam(
             self._groups(list(params)), lr=self.lr, eps=self.eps, fused=True
         )
 
+    def _penalties(self) -> dict[torch.nn.Parameter, float]:
+        """L2 penalty of weights with a normal prior, for a loss that is a mean over cells."""
+        priors = self.module.loading_precisions() if self.loadings_prior else {}
+        return {weight: precision / self.n_obs_training for weight, precision in priors.items()}
+
     def _groups(self, params: list[torch.nn.Parameter]) -> list[dict]:
         """Weights with their L2 penalties: Adam adds the gradient of a normal prior on its own."""
-        priors = self.module.loading_precisions() if self.loadings_prior else {}
-        groups = {}
+        penalties, groups = self._penalties(), {}
         for parameter in params:
-            precision = priors.get(parameter, 0.0)
-            decay = self.weight_decay + (precision / self.n_obs_training if precision else 0.0)
+            decay = self.weight_decay + penalties.get(parameter, 0.0)
             groups.setdefault(decay, []).append(parameter)
         return [{"params": members, "weight_decay": d} for d, members in groups.items()]
 
@@ -95,6 +93,8 @@ class MaskedTrainingPlan(TrainingPlan):
     def training_step(self, batch, batch_idx):
         """One step on one minibatch."""
         loss = self._losses(batch, "train")
+        if self.optimizer_name != "Adam":
+            loss = loss + sum(d / 2 * w.square().sum() for w, d in self._penalties().items())
         if self.trainer.is_last_batch:  # in time for the progress bar
             self._log_means("train")
         return loss

@@ -26,17 +26,19 @@ TASKS_MEASURED = ("T1", "T4")
 STEPS, REPEATS, ROWS = 20, 5, 12
 
 
-def linear_layers(model) -> list[tuple[int, int, bool]]:
-    """Inputs, outputs, and whether the input needs a gradient, of every layer with a weight matrix.
+def linear_layers(model, density: dict[str, float]) -> list[tuple[int, int, bool, float]]:
+    """Inputs, outputs, whether the input needs a gradient, and its non-zero share, of every layer.
 
-    First layers read data, which needs none: two products a step instead of three.
+    First layers read data, which needs no gradient: two products a step instead of three, and no
+    work at all for the zeros.
     """
     layers = []
     for name, parameter in model.module.named_parameters():
         embedding = "covariates" in name or "prior" in name
         if parameter.ndim == 2 and not embedding:
             n_out, n_in = sorted_shape(name, tuple(parameter.shape), model)
-            layers.append((n_in, n_out, not name.startswith("encoder.first")))
+            first = name.startswith("encoder.first")
+            layers.append((n_in, n_out, not first, density[name.split(".")[2]] if first else 1.0))
     return layers
 
 
@@ -50,7 +52,9 @@ def sorted_shape(name: str, shape: tuple[int, int], model) -> tuple[int, int]:
 
 def work_per_cell(layers) -> float:
     """Floating-point operations of a step per cell: forward, gradient of weights, of inputs."""
-    return sum(2.0 * n_in * n_out * (3 if back else 2) for n_in, n_out, back in layers)
+    return sum(
+        2.0 * n_in * n_out * (3 if back else 2) * share for n_in, n_out, back, share in layers
+    )
 
 
 def bytes_per_cell(layers, model, density: dict[str, float]) -> float:
@@ -60,8 +64,8 @@ def bytes_per_cell(layers, model, density: dict[str, float]) -> float:
     backward, writes its gradient, and Adam reads and writes weight, gradient and two moments.
     """
     stored = sum(8.0 * density[m] * n for m, n in model.module.n_features.items())
-    activations = sum(4.0 * 4 * n_out for _, n_out, _ in layers)
-    weights = sum(n_in * n_out for n_in, n_out, _ in layers) * 4.0 * 10 / BATCH_SIZE
+    activations = sum(4.0 * 4 * n_out for _, n_out, *_ in layers)
+    weights = sum(n_in * n_out for n_in, n_out, *_ in layers) * 4.0 * 10 / BATCH_SIZE
     return stored + activations + weights
 
 
@@ -70,10 +74,10 @@ def product_rate(layers, repeats: int = REPEATS) -> float:
     import torch
 
     cases = []
-    for n_in, n_out, back in layers:
+    for n_in, n_out, back, _ in layers:
         x, w = torch.randn(BATCH_SIZE, n_in), torch.randn(n_out, n_in)
         cases.append((x, w, torch.randn(BATCH_SIZE, n_out), back))
-    work = work_per_cell(layers) * BATCH_SIZE
+    work = work_per_cell([(*layer[:3], 1.0) for layer in layers]) * BATCH_SIZE
 
     def products():
         for x, w, g, back in cases:
@@ -115,11 +119,11 @@ def inside(folder: Path) -> dict:
     model = MODELS["MaskedVAE"](problem)
     options = {"enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
     model.train(max_epochs=1, batch_size=BATCH_SIZE, accelerator="cpu", **options)
-    layers = linear_layers(model)
     density = {
         name: block.values.nnz / np.prod(block.values.shape)
         for name, block in problem.blocks.items()
     }
+    layers = linear_layers(model, density)
     order = np.random.default_rng(0).permutation(len(problem.obs))[: STEPS * BATCH_SIZE]
     loader = model._make_data_loader(model.adata, order, batch_size=BATCH_SIZE)
     model.module.train()

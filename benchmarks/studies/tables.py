@@ -206,7 +206,7 @@ def roofline_section(records: list[dict]) -> list[str]:
     first = next(iter(newest.values()))
     text = (
         f"A training step of MaskedVAE with {first['batch_size']} cells against the machine (`python -m benchmarks roofline`). FLOP: matrix products of the linear "
-        "layers, forward and backward. Bytes: stored values of the cells, activations and their gradients, weights and the optimiser's state. Rates are "
+        "layers, forward and backward, without those of zeros in the data. Bytes: stored values of the cells, activations and their gradients, weights and the optimiser's state. Rates are "
         "measured in the same process, products in the model's own shapes. Attainable is the longer of the two times; what a step takes beyond it are "
         "elementwise passes (likelihoods, transforms of the input), loading, and small operations:"
     )

@@ -13,13 +13,13 @@ from scipy import sparse
 
 def test_work_is_two_operations_per_weight_and_product(mosaic, fit):
     model = fit(mosaic, epochs=1, n_layers=1)
-    layers = roofline.linear_layers(model)
-    sizes = {(n_in, n_out) for n_in, n_out, _ in layers}
+    layers = roofline.linear_layers(model, {"rna": 0.1, "protein": 1.0, "atac": 0.02})
+    sizes = {(n_in, n_out) for n_in, n_out, *_ in layers}
     assert {(14, 16), (6, 16), (40, 16)} <= sizes  # first layers, features to hidden units
     assert {(16, 14), (16, 6), (16, 40)} <= sizes  # last layers
-    first = [back for n_in, n_out, back in layers if (n_in, n_out) == (14, 16)]
-    assert first == [False]
-    assert roofline.work_per_cell([(14, 16, False), (16, 14, True)]) == 2 * 14 * 16 * (2 + 3)
+    assert (14, 16, False, 0.1) in layers and (16, 14, True, 1.0) in layers
+    work = roofline.work_per_cell([(14, 16, False, 0.5), (16, 14, True, 1.0)])
+    assert work == 2 * 14 * 16 * (2 * 0.5 + 3)
 
 
 def test_the_fraction_is_of_the_longer_time():

@@ -111,6 +111,16 @@ def test_no_prior_on_a_query_nor_in_the_preset(mosaic, make_mosaic, fit):
     assert seen == [True, False]
 
 
+def test_no_prior_between_assays_unless_asked_for(mosaic):
+    """Batches with panels of their own."""
+    panel = {"protein": {"cite": [f"protein{i}" for i in range(2, 6)]}}
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", panels=panel)
+    assert MaskedVAE(mosaic).module.loading_precisions() == {}
+    assert len(MaskedVAE(mosaic, loadings_sd=2.0).module.loading_precisions()) == 3
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    assert len(MaskedVAE(mosaic).module.loading_precisions()) == 3
+
+
 def test_another_optimizer_keeps_to_the_prior(mosaic, fit):
     """Adam by another name gets its penalties with the loss."""
     adam = partial(torch.optim.Adam, lr=4e-3)

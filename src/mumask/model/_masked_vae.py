@@ -46,7 +46,6 @@ PRESETS = {
 DEFAULTS = {
     "prior": "mixture",
     "weights": {"reconstruction": 1.0, "kl": 0.5, "prior": 0.5, "labels": 50.0},
-    "loadings_sd": 1.0,
     "label_head": True,
 }
 N_CLUSTERS = 20
@@ -164,10 +163,6 @@ class MaskedVAE(
         if strange := set(options["weights"]) - set(weights):
             raise ValueError(f"`weights` names {sorted(strange)}; there are {list(weights)}.")
         options["weights"] = {**weights, **options["weights"]}
-        if not (sd := options["loadings_sd"]) > 0:
-            raise ValueError(
-                f"`loadings_sd`={sd}: give a positive number, or math.inf for no prior."
-            )
         for name, choices in CHOICES.items():
             value = options.get(name)
             if isinstance(value, str) and value not in choices:
@@ -176,8 +171,16 @@ class MaskedVAE(
             options["label_head"] = False  # clusters have nothing that a head could learn
         by_modality = {} if preset else self._balanced_weights()
         by_modality |= dict(modality_weights or {})
+        specs = self._modality_specs(held_out or {}, by_modality)
+        # Batches with panels of their own are other assays, farther apart than cells are.
+        same_panels = all(spec.panel.all() for spec in specs.values())
+        options.setdefault("loadings_sd", 1.0 if same_panels else math.inf)
+        if not (sd := options["loadings_sd"]) > 0:
+            raise ValueError(
+                f"`loadings_sd`={sd}: give a positive number, or math.inf for no prior."
+            )
         self.module = self._module_cls(
-            self._modality_specs(held_out or {}, by_modality),
+            specs,
             n_categories=self._n_categories(),
             n_continuous=self.summary_stats.get(f"n_{keys.CONT_COVS}", 0),
             n_classes=self._n_classes(n_clusters, options["prior"]),

@@ -31,8 +31,11 @@ class ClusterPrior(nn.Module):
     def __init__(self, n_clusters: int, n_latent: int, learned: bool = False):
         super().__init__()
         self.means = nn.Parameter(torch.randn(n_clusters, n_latent) * 0.1)
-        self.log_share = nn.Parameter(torch.zeros(n_clusters), requires_grad=learned)
-        self.log_var = nn.Parameter(torch.zeros(n_clusters), requires_grad=learned)
+        for name in ("log_share", "log_var"):
+            if learned:
+                self.register_parameter(name, nn.Parameter(torch.zeros(n_clusters)))
+            else:
+                self.register_buffer(name, torch.zeros(n_clusters))
 
     def forward(
         self, mean: torch.Tensor, log_var: torch.Tensor, log_probabilities: torch.Tensor

@@ -129,9 +129,9 @@ def inside(folder: Path) -> dict:
     model.module.train()
     for parameter in model.module.parameters():
         parameter.requires_grad_(True)
-    optimizer = MaskedTrainingPlan(model.module, lr=1e-4).get_optimizer_creator()(
-        model.module.parameters()
-    )
+    plan = MaskedTrainingPlan(model.module, lr=1e-4)
+    plan.n_obs_training = len(problem.obs)
+    optimizer = plan.get_optimizer_creator()(model.module.parameters())
 
     def train_step(tensors):
         optimizer.zero_grad()

@@ -45,8 +45,8 @@ def test_simulated_mosaics_have_the_density_asked_for():
     assert mdata.n_obs == 50 and mdata["protein"].n_obs == 20
 
 
-@pytest.mark.parametrize("name", ["MaskedVAE", "totalVI"])
-def test_throughput(name, tmp_path, monkeypatch):
+@pytest.fixture
+def saved_problem(tmp_path):
     names = np.array([f"c{i}" for i in range(60)])
     rng = np.random.default_rng(0)
     blocks = {}
@@ -57,9 +57,20 @@ def test_throughput(name, tmp_path, monkeypatch):
         )
     obs = pd.DataFrame({"batch": "x"}, index=pd.Index(names, name="cell"))
     Problem("T1", obs, blocks).save(tmp_path / "p")
+    return tmp_path / "p"
+
+
+@pytest.mark.parametrize("name", ["MaskedVAE", "totalVI"])
+def test_throughput(name, saved_problem, monkeypatch):
     monkeypatch.setattr(inside, "BATCH_SIZE", 20)
-    found = inside.throughput(name, tmp_path / "p", 1)
+    found = inside.throughput(name, saved_problem, 1)
     assert found["train_cells_per_s"] > 0 and found["latent_cells_per_s"] > 0
+
+
+def test_a_step_is_measured(saved_problem):
+    found = roofline.inside(saved_problem)
+    assert found["step_ms"] > found["loading_ms"] > 0
+    assert 0 < found["fraction"] < 1
 
 
 def test_the_clocks_count_steps_and_epochs(mosaic, fit):

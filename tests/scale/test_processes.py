@@ -37,7 +37,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert set(first["loss"]) == set(alone["loss"])
     for name in ("elbo_train", "elbo_validation", "train_loss", "reconstruction_loss_train"):
         one, two = np.array(alone["loss"][name]), np.array(first["loss"][name])
-        assert one[-1] < 0.95 * one[0]
-        np.testing.assert_allclose(two[-1], one[-1], rtol=0.02, err_msg=name)
+        assert one[-1] < 0.9 * one[0]
+        np.testing.assert_allclose(two[-1], one[-1], rtol=0.05, err_msg=name)
     for name, error in alone["error"].items():
         assert first["error"][name] == pytest.approx(error, rel=0.05)

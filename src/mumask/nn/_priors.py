@@ -49,7 +49,7 @@ class ClusterPrior(nn.Module):
         log_probabilities
             Output of the classifier, logarithms, shape ``(B, n_clusters)``.
         """
-        own = self.log_var.clamp(-3.0, 3.0)
+        own = self.log_var.clamp(-3.0, 3.0)  # a cluster of one point would gain without end
         squares = ((mean.unsqueeze(1) - self.means) ** 2).sum(dim=2)
         squares = squares + log_var.exp().sum(dim=1, keepdim=True)
         to_each = squares * (-own).exp() + (own - 1) * mean.shape[1]

@@ -111,6 +111,8 @@ def best(function, repeats: int) -> float:
 
 def inside(folder: Path) -> dict:
     """Count and measure; called in a process of its own."""
+    import torch
+
     from benchmarks.problem import Problem
     from mumask.train import MaskedTrainingPlan
 

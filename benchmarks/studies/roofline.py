@@ -145,8 +145,8 @@ def inside(folder: Path) -> dict:
             train_step(tensors)
 
     batches = list(loader)
-    seconds = best(epoch, REPEATS) / STEPS
-    loading = best(lambda: list(loader), REPEATS) / STEPS
+    seconds = best(epoch, REPEATS) / len(batches)
+    loading = best(lambda: list(loader), REPEATS) / len(batches)
     found = {
         "flop_per_cell": work_per_cell(layers),
         "bytes_per_cell": bytes_per_cell(layers, model, density),

@@ -67,7 +67,8 @@ def test_throughput(name, saved_problem, monkeypatch):
     assert found["train_cells_per_s"] > 0 and found["latent_cells_per_s"] > 0
 
 
-def test_a_step_is_measured(saved_problem):
+def test_a_step_is_measured(saved_problem, monkeypatch):
+    monkeypatch.setattr(roofline, "BATCH_SIZE", 20)
     found = roofline.inside(saved_problem)
     assert found["step_ms"] > found["loading_ms"] > 0
     assert 0 < found["fraction"] < 1

@@ -48,13 +48,15 @@ def seeded_module():
 
 @pytest.fixture(autouse=True)
 def quiet_and_seeded():
-    """The same numbers in every run, and no chatter from the trainer."""
+    """The same numbers in every run, no chatter from the trainer, and no test that silences the others."""
+    level = logging.getLogger("mumask").level
     torch.set_num_threads(1)
     scvi.settings.seed = 0
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(pull_on_update|_names are not unique).*")
         yield
+    assert logging.getLogger("mumask").level == level
 
 
 def _values(modality: str, types: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -116,7 +116,6 @@ def inside(folder: Path) -> dict:
     from benchmarks.problem import Problem
     from mumask.train import MaskedTrainingPlan
 
-    quiet()
     problem = Problem.load(folder)
     model = MODELS["MaskedVAE"](problem)
     options = {"enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
@@ -198,5 +197,6 @@ def measure(data: Path, out: Path) -> None:
 if __name__ == "__main__":
     import torch
 
+    quiet()
     torch.set_num_threads(int(sys.argv[2]))
     print(json.dumps(inside(Path(sys.argv[1]))))

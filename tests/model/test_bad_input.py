@@ -260,6 +260,7 @@ def test_anndata_instead_of_mudata(mosaic):
         ({"prior": "normal"}, ["prior", "'normal'", "mixture"]),
         ({"schedule": "random"}, ["schedule", "'random'", "pairs"]),
         ({"activation": "tan"}, ["activation", "'tan'", "relu"]),
+        ({"input_panel": "shared"}, ["input_panel", "'shared'", "common"]),
         ({"prior": "clusters", "n_clusters": 0}, ["n_clusters", "prior"]),
         ({"n_clusters": 1}, ["n_clusters", "2"]),
         ({"prior": "standard", "n_clusters": 5}, ["n_clusters", "prior='mixture'"]),
@@ -276,6 +277,15 @@ def test_model_arguments(mosaic, options, says):
         MaskedVAE(mosaic, **options)
     for part in says:
         assert part in str(caught.value)
+
+
+def test_panels_that_share_nothing(mosaic):
+    proteins = list(mosaic["protein"].var_names)
+    panels = {"protein": {"cite": proteins[:3], "asap": proteins[3:]}}
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", panels=panels)
+    with pytest.raises(ValueError, match="'common': no feature of 'protein'.*'random'"):
+        MaskedVAE(mosaic, preset="inclust+")
+    MaskedVAE(mosaic, preset="inclust+", input_panel="own")
 
 
 def test_model_before_setup(mosaic):

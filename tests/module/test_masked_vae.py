@@ -164,6 +164,35 @@ def test_held_out_features_reach_no_encoder(default_module, minibatch):
     assert not torch.isclose(loss, changed)
 
 
+WIDE_AND_NARROW = np.array([[True] * 6, [True] * 3 + [False] * 3])
+
+
+def test_cells_of_a_wide_panel_train_as_if_on_the_narrow_one(default_module, minibatch):
+    """Some, in training only; they are held to all that they measured."""
+    module, (tensors, _) = default_module(panel={"rna": WIDE_AND_NARROW}), minibatch("count")
+    rows = module.rows_of(tensors, "rna")
+    wide = tensors["batch"][rows, 0] == 0
+    visible = module.visible(tensors, "rna")
+    module.train()
+    torch.manual_seed(0)
+    seen = torch.stack([module.seen(tensors, "rna") for _ in range(50)])
+    assert (seen[:, ~wide] == visible[~wide]).all()
+    narrowed = (seen[:, wide] == torch.tensor(WIDE_AND_NARROW[1])).all(dim=2)
+    assert 0.3 < narrowed.float().mean() < 0.7
+    assert (seen[:, wide].all(dim=2) | narrowed).all()
+    assert module.seen(tensors, "protein") is None
+    weight = module.decoder.last["rna"].weight
+    module(tensors)[2].loss.backward()
+    assert (weight.grad[3:] != 0).any(dim=1).all()
+
+    assert torch.equal(module.eval().seen(tensors, "rna"), visible)
+    own = default_module(panel={"rna": WIDE_AND_NARROW}, input_panel="own").train()
+    assert torch.equal(own.seen(tensors, "rna"), visible)
+    common = default_module(panel={"rna": WIDE_AND_NARROW}, input_panel="common")
+    for module in (common.train(), common.eval()):
+        assert torch.equal(module.seen(tensors, "rna"), visible & torch.tensor(WIDE_AND_NARROW[1]))
+
+
 def test_every_parameter_gets_a_gradient(default_module, minibatch):
     module = default_module(
         arithmetic="subtract", prior="clusters", n_classes=3, n_layers=2, dropout=0.1

@@ -86,12 +86,16 @@ class Reference:
 
 
 def dense_masks(presence, source, target, panel, held_out, batch):
-    """Input mask (with a column for the constant of each modality) and output mask."""
+    """Input mask (with a column for the constant of each modality) and output mask.
+
+    Common features alone are encoded, each batch's own are reconstructed (Fig. 2B and C).
+    """
     inputs, outputs = [], []
     for m, name in enumerate(NAMES):
         measured = presence[:, m : m + 1] & torch.as_tensor(panel[name])[batch[:, 0]]
-        seen = measured & source[:, m : m + 1] & ~torch.as_tensor(held_out[name])
-        inputs += [seen, presence[:, m : m + 1] & source[:, m : m + 1]]
+        common = torch.as_tensor(panel[name].all(axis=0) & ~held_out[name])
+        encoded = presence[:, m : m + 1] & source[:, m : m + 1]
+        inputs += [encoded & common, encoded]
         outputs.append(measured & target[:, m : m + 1])
     return torch.cat(inputs, 1).float(), torch.cat(outputs, 1).float()
 

@@ -11,6 +11,7 @@ from mumask.nn import (
     mean_unmasked,
     pair_schedule,
     subset_schedule,
+    through_panels,
 )
 
 # All non-empty subsets of three modalities, many times.
@@ -58,6 +59,18 @@ def test_pairs_visit_every_ordered_pair_evenly():
     pairs = source[full].int().argmax(1) * 3 + target[full].int().argmax(1)
     share = torch.bincount(pairs, minlength=9) / full.sum()
     torch.testing.assert_close(share, torch.full((9,), 1 / 9), atol=0.06, rtol=0)
+
+
+def test_cells_are_seen_through_every_panel():
+    panels = torch.tensor([[True, True, False, False], [False, True, True, True]])
+    visible = torch.tensor([[True] * 4, [True, True, False, False], [True] + [False] * 3] * 300)
+    seen = through_panels(visible, panels)
+    assert not (seen & ~visible).any()
+    for kind, expected in enumerate(([0b1100, 0b0111], [0b1100, 0b0100], [0b1000, 0b1000])):
+        codes = (seen[kind::3] * torch.tensor([8, 4, 2, 1])).sum(dim=1)
+        assert set(codes.tolist()) == set(expected)  # the third has nothing of panel two
+    share = (seen[::3] == panels[0]).all(dim=1).float().mean()
+    assert 0.4 < share < 0.6
 
 
 def test_users_schedule_is_confined():

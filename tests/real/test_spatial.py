@@ -38,8 +38,9 @@ def imputed(real_data, starmap):
     return {b: (complete[whole[b].obs_names], seen[b], whole[b], hidden[b]) for b in whole}
 
 
-# kNN in the space of the shared genes reaches a mean Pearson correlation of .12 in STARmap.
-@pytest.mark.parametrize(("batch", "floor"), [("starmap", 0.17), ("snare", 0.02)])
+# kNN in the space of the shared genes reaches a mean Pearson correlation of .12 in STARmap, a model
+# whose cells are seen through their own panel only .27 and .06.
+@pytest.mark.parametrize(("batch", "floor"), [("starmap", 0.28), ("snare", 0.07)])
 def test_each_data_set_gets_the_genes_of_the_other(imputed, batch, floor):
     complete, seen, whole, hidden = imputed[batch]
     assert complete.n_vars == 158 + 1677 - 82

@@ -40,6 +40,7 @@ PRESETS = {
         "standardize": False,
         "paper_outputs": True,
         "loadings_sd": math.inf,
+        "input_panel": "common",
         "label_head": False,
     }
 }
@@ -54,6 +55,7 @@ CHOICES = {
     "prior": ("standard", "clusters", "mixture"),
     "activation": tuple(ACTIVATIONS),
     "schedule": tuple(SCHEDULES),
+    "input_panel": ("random", "common", "own"),
 }
 
 
@@ -172,6 +174,12 @@ class MaskedVAE(
         by_modality = {} if preset else self._balanced_weights()
         by_modality |= dict(modality_weights or {})
         specs = self._modality_specs(held_out or {}, by_modality)
+        for name, spec in specs.items():
+            if options.get("input_panel") == "common" and not spec.panel.all(axis=0).any():
+                raise ValueError(
+                    f"`input_panel`='common': no feature of {name!r} is on the panels of all "
+                    "batches. Choose input_panel='random' or 'own'."
+                )
         # Batches with panels of their own are other assays, farther apart than cells are.
         same_panels = all(spec.panel.all() for spec in specs.values())
         options.setdefault("loadings_sd", 1.0 if same_panels else math.inf)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
@@ -29,6 +30,7 @@ from mumask.nn import (
     kl_standard,
     label_loss,
     mean_unmasked,
+    through_panels,
 )
 
 from ._modality_spec import ModalitySpec
@@ -66,6 +68,10 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
     schedule
         Which modalities are source and target of a training step: a key of
         :data:`mumask.nn.SCHEDULES` or a function of the presence matrix.
+    input_panel
+        Features that the encoder sees where batches have different panels: in training those of a
+        ``"random"`` one, so that every cell is also told from what the others measured, otherwise
+        all; always only the ``"common"`` ones, as in the paper (Fig. 2); or the ``"own"`` ones.
     weights
         Weights of the terms of the loss: ``"reconstruction"``, ``"kl"``, ``"prior"``, ``"labels"``.
     standardize
@@ -99,6 +105,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         condition_decoder: bool = True,
         prior: Literal["standard", "clusters", "mixture"] = "standard",
         schedule: str | Callable = "subsets",
+        input_panel: Literal["random", "common", "own"] = "random",
         weights: Mapping[str, float] | None = None,
         standardize: bool = True,
         paper_outputs: bool = False,
@@ -130,6 +137,12 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             self.register_buffer(f"panel_{name}", None if full else torch.as_tensor(spec.panel))
             visible = None if not spec.held_out.any() else torch.as_tensor(~spec.held_out)
             self.register_buffer(f"visible_{name}", visible)
+            panels = torch.as_tensor(np.unique(spec.panel, axis=0))
+            several = len(panels) > 1
+            drawn = panels if several and input_panel == "random" else None
+            self.register_buffer(f"drawn_{name}", drawn, persistent=False)
+            common = panels.all(dim=0) if several and input_panel == "common" else None
+            self.register_buffer(f"common_{name}", common, persistent=False)
 
         shape = {
             "n_hidden": n_hidden,
@@ -171,12 +184,22 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
 
     def visible(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
         """Elements that the encoder may see: measured, not held out, not hidden by the user."""
-        x, shown = tensors[keys.values_key(modality)], getattr(self, f"visible_{modality}")
+        x = tensors[keys.values_key(modality)]
+        shown = both(getattr(self, f"visible_{modality}"), getattr(self, f"common_{modality}"))
         return both(
             self.measured(tensors, modality),
             None if shown is None else shown.expand(x.shape[0], -1),
             self._users_mask(self.input_masks, x, modality),
         )
+
+    def seen(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
+        """Elements that the encoder sees: what is visible, in training through a random panel."""
+        visible, panels = self.visible(tensors, modality), getattr(self, f"drawn_{modality}")
+        if panels is None or not self.training:
+            return visible
+        if visible is None:
+            visible = panels.new_ones(len(self.rows_of(tensors, modality)), panels.shape[1])
+        return through_panels(visible, panels)
 
     def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
         """Take the scale of the inputs from minibatches of the reference, in one pass."""
@@ -238,7 +261,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         if source is None:
             source, target = self.sources_and_targets(presence)
         inputs = {
-            name: self.transforms[name](tensors[keys.values_key(name)], self.visible(tensors, name))
+            name: self.transforms[name](tensors[keys.values_key(name)], self.seen(tensors, name))
             for name in self.names
         }  # step 1
         covariates, condition = self.covariates(tensors), None

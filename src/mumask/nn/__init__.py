@@ -15,6 +15,7 @@ from ._masks import (
     mean_unmasked,
     pair_schedule,
     subset_schedule,
+    through_panels,
 )
 from ._mosaic_coder import MosaicDecoder, MosaicEncoder
 from ._priors import ClusterPrior, kl_standard, label_loss
@@ -43,6 +44,7 @@ __all__ = [
     "kl_standard",
     "label_loss",
     "mean_unmasked",
+    "through_panels",
     "nonzeros",
     "pair_schedule",
     "row_sums",

@@ -76,6 +76,29 @@ def joint_schedule(presence: torch.Tensor) -> Masks:
 SCHEDULES: dict[str, Schedule] = {"subsets": subset_schedule, "pairs": pair_schedule}
 
 
+def through_panels(visible: torch.Tensor, panels: torch.Tensor) -> torch.Tensor:
+    """Look at every cell through a random panel, at what both it and the cell have.
+
+    So cells of a wide panel learn to be encoded from what a narrow one leaves, and are held to all
+    that they measured: the imputation of the features that the narrow panel lacks. And cells of
+    different panels meet in the same input.
+
+    Parameters
+    ----------
+    visible
+        Elements that the encoder may see, shape ``(n, n_features)``.
+    panels
+        Different panels, shape ``(n_panels, n_features)``.
+
+    Returns
+    -------
+    Booleans of shape ``(n, n_features)``; a cell that has nothing of its panel keeps everything.
+    """
+    drawn = torch.randint(len(panels), (len(visible),), device=visible.device)
+    seen = visible & panels[drawn]
+    return torch.where(seen.any(dim=1, keepdim=True), seen, visible)
+
+
 def check_schedule(masks: Masks, presence: torch.Tensor) -> Masks:
     """Confine the masks of a user's schedule to what is present."""
     source, target = (mask.to(presence) & presence for mask in masks)

@@ -75,7 +75,7 @@ def imputation() -> None:
     seen = starmap[:, ~starmap.var_names.isin(genes)].copy()
     mdata = mumask.pp.concat_batches({"scRNA-seq": rna, "STARmap": seen})
     setup = {"batch_key": "batch"}
-    model = fit(mdata, 10, setup, condition_encoder=True)
+    model = fit(mdata, 10, setup)
     imputed = model.impute()["rna"][starmap.obs_names, genes].to_df()
     measured = starmap[:, genes].to_df()
     here, places = section(starmap), starmap.obsm["spatial"]

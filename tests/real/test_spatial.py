@@ -32,7 +32,7 @@ def imputed(real_data, starmap):
     seen = {b: a[:, ~a.var_names.isin(hidden[b])].copy() for b, a in whole.items()}
     mdata = mumask.pp.concat_batches(seen)
     MaskedVAE.setup_mudata(mdata, batch_key="batch")
-    model = MaskedVAE(mdata, condition_encoder=True)
+    model = MaskedVAE(mdata)
     model.train(max_epochs=10, enable_progress_bar=False, accelerator="cpu")
     complete = model.impute()["rna"]
     return {b: (complete[whole[b].obs_names], seen[b], whole[b], hidden[b]) for b in whole}

@@ -44,9 +44,9 @@ __all__ = [
     "kl_standard",
     "label_loss",
     "mean_unmasked",
-    "through_panels",
     "nonzeros",
     "pair_schedule",
     "row_sums",
     "subset_schedule",
+    "through_panels",
 ]

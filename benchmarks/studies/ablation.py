@@ -46,9 +46,11 @@ def _model(**options) -> dict:
 STUDIES = {
     "vae": Study(
         METHODS["MaskedVAE"],
-        ("T2", "T1b"),
+        ("T2", "T1b", "T5"),
         {
             "default": {},
+            "own panel as input": _model(input_panel="own"),
+            "common panel as input": _model(input_panel="common"),
             "standard prior": _model(prior="standard"),
             "clusters of equal share and variance": _model(prior="clusters"),
             "inputs not standardised": _model(standardize=False),
@@ -63,7 +65,10 @@ STUDIES = {
             "labels weight 10": _model(weights={"labels": 10.0}),
             "preset inclust+": _model(preset="inclust+"),
         },
-        only={"labels weight 1": ("T1b", "T3"), "labels weight 10": ("T1b", "T3")},
+        only={
+            **dict.fromkeys(["labels weight 1", "labels weight 10"], ("T1b", "T3")),
+            **dict.fromkeys(["own panel as input", "common panel as input"], ("T5", "T5b")),
+        },
     ),
     "mae": Study(
         METHODS["CrossAttentionMAE"],

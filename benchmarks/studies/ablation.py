@@ -66,6 +66,7 @@ STUDIES = {
             "preset inclust+": _model(preset="inclust+"),
         },
         only={
+            "output weights without a prior": ("T2", "T1b"),  # no default where panels differ
             **dict.fromkeys(["labels weight 1", "labels weight 10"], ("T1b", "T3")),
             **dict.fromkeys(["own panel as input", "common panel as input"], ("T5", "T5b")),
         },

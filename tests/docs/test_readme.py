@@ -38,13 +38,15 @@ def test_code_runs(tmp_path, monkeypatch):
 
 def test_table_is_that_of_the_records(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
+    before = set(sys.modules)
     try:
         from benchmarks.readme_table import fill
 
         assert fill() == README.read_text(), "old: run python -m benchmarks.readme_table"
     finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
-            sys.modules.pop(name)
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] == "benchmarks":
+                sys.modules.pop(name)
 
 
 def test_links_lead_somewhere():

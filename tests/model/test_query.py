@@ -250,6 +250,21 @@ def test_panels_of_a_query(many_genes, model):
     assert not mapped.module.panel_rna[mapped.batches.index("small"), :5].any()
 
 
+def test_a_narrow_query_hides_nothing_of_the_reference(many_genes):
+    """The features that the preset encodes are those common to the reference."""
+    MaskedVAE.setup_mudata(many_genes, batch_key="batch")
+    reference = MaskedVAE(many_genes, preset="inclust+")
+    reference.train(max_epochs=1, enable_progress_bar=False)
+    narrow = part(many_genes, slice(0, 100), "narrow")
+    narrow = md.MuData({"rna": narrow["rna"][:, 150:].copy()})
+    narrow.obs["batch"] = "narrow"
+    mapped = MaskedVAE.load_query_data(narrow, reference)
+    assert not panel_of(mapped, "narrow").all()
+    np.testing.assert_array_equal(
+        mapped.get_latent_representation(many_genes), reference.get_latent_representation()
+    )
+
+
 # Flags of new types
 
 

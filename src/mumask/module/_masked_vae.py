@@ -138,11 +138,11 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             visible = None if not spec.held_out.any() else torch.as_tensor(~spec.held_out)
             self.register_buffer(f"visible_{name}", visible)
             panels = torch.as_tensor(np.unique(spec.panel, axis=0))
-            several = len(panels) > 1
-            drawn = panels if several and input_panel == "random" else None
+            drawn = panels if len(panels) > 1 and input_panel == "random" else None
             self.register_buffer(f"drawn_{name}", drawn, persistent=False)
-            common = panels.all(dim=0) if several and input_panel == "common" else None
-            self.register_buffer(f"common_{name}", common, persistent=False)
+            # Saved: a query takes over what was common to the batches of its reference.
+            common = panels.all(dim=0) if input_panel == "common" else None
+            self.register_buffer(f"common_{name}", common)
 
         shape = {
             "n_hidden": n_hidden,
@@ -184,8 +184,9 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
 
     def visible(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
         """Elements that the encoder may see: measured, not held out, not hidden by the user."""
-        x = tensors[keys.values_key(modality)]
-        shown = both(getattr(self, f"visible_{modality}"), getattr(self, f"common_{modality}"))
+        x, common = tensors[keys.values_key(modality)], getattr(self, f"common_{modality}")
+        common = None if common is None or common.all() else common
+        shown = both(getattr(self, f"visible_{modality}"), common)
         return both(
             self.measured(tensors, modality),
             None if shown is None else shown.expand(x.shape[0], -1),

@@ -228,8 +228,9 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         """Modalities to encode from and to reconstruct, booleans of shape ``(B, M)``."""
         if not self.training:
             return joint_schedule(presence)
-        schedule = SCHEDULES.get(self.schedule, self.schedule)
-        return check_schedule(schedule(presence), presence)
+        if self.schedule in SCHEDULES:
+            return SCHEDULES[self.schedule](presence)
+        return check_schedule(self.schedule(presence), presence)
 
     # Steps 1 to 4
 

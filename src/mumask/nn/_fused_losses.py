@@ -2,16 +2,16 @@
 
 Nine counts in ten are zero. A zero costs ``theta log(1 + mu / theta)``, which needs no log-gamma;
 the rest is computed for the non-zero counts alone, and most of it is looked up, since most of them
-are small. Forward and backward together pass over the dense matrix of means some fifteen times, a
-third of what automatic differentiation needs.
+are small. On a CPU a cell is worked through at a time (:mod:`mumask.nn._row_kernels`), elsewhere
+all of them in operations on whole matrices.
 """
 
 from __future__ import annotations
 
 import torch
 
-# Below this, a count's part of the loss is looked up in a table of counts by features.
-SMALL = 8
+from . import _row_kernels
+from ._row_kernels import SMALL
 
 
 def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,64 +29,72 @@ def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return gammas, slopes
 
 
+def _whole_matrix(raw, total, theta, rows, columns, counts):
+    """Cost, derivatives to `raw` and (over theta) to `log_theta`, and what counts add to the last."""
+    share = torch.softmax(raw, dim=1)
+    r = torch.mul(share, total).div_(theta)
+    log1p_r, full = r.log1p(), r + 1
+    cost = log1p_r @ theta
+    torch.div(r, full, out=full)  # r / (1 + r)
+    # From `raw`, since the share of an unlikely feature underflows; its log must not.
+    offset = share.amax(dim=1).log() - raw.amax(dim=1) + total.squeeze(1).log()
+    flat = rows * raw.shape[1] + columns
+    log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
+    positive = log1p_r.view(-1).index_select(0, flat).sub_(log_mu).mul_(counts)
+    gammas, slopes = _tables(theta)
+    large = (counts >= SMALL).nonzero().squeeze(1)
+    x, feature = counts.index_select(0, large), columns.index_select(0, large)
+    theta_at = theta.index_select(0, feature)
+    looked_up = counts.clamp(max=SMALL - 1).long().mul_(len(theta)).add_(columns)
+    of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
+    of_large += x * theta_at.log()
+    gamma = gammas.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
+    cost.scatter_add_(0, rows, positive.add_(gamma))
+    of_large = theta_at * (torch.digamma(theta_at) - torch.digamma(x + theta_at))
+    slope = slopes.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
+    rest_at = (1 - full.view(-1).index_select(0, flat)) * counts
+    of_theta = log1p_r.sub_(full)
+    of_raw = full.mul_(theta)
+    of_raw.view(-1).scatter_add_(0, flat, -rest_at)
+    of_raw.addcmul_(share, of_raw.sum(dim=1, keepdim=True), value=-1)
+    return cost, of_raw, of_theta, slope.add_(rest_at)
+
+
 class NegativeBinomialLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of counts with mean ``total * softmax(raw)``.
 
     Call as ``NegativeBinomialLoss.apply(raw, total, log_theta, rows, columns, counts)`` with `raw`
     of shape ``(n, n_features)`` (-inf at masked features), `total` ``(n, 1)``, `log_theta`
-    ``(n_features,)`` and the unmasked non-zero counts as coordinates; returns shape ``(n,)``.
+    ``(n_features,)`` and the unmasked non-zero counts as coordinates, by row; returns shape ``(n,)``.
 
     With ``r = mu / theta``, a count `x` costs ``theta log(1 + r) + x log(1 + r) - x log r`` and the
     log-gammas of the negative binomial. Its derivative to ``log mu`` is
-    ``theta r / (1 + r) - x / (1 + r)``; the softmax passes it on to `raw`.
+    ``theta r / (1 + r) - x / (1 + r)``, which the softmax passes on to `raw`; that to
+    ``log theta`` is ``theta (log(1 + r) - r / (1 + r))``, and for a count ``x / (1 + r)`` and the
+    derivative of the log-gammas more.
     """
 
     @staticmethod
     def forward(ctx, raw, total, log_theta, rows, columns, counts):
-        """Cost of every cell."""
+        """Cost of every cell, and its derivatives in the same pass."""
         raw, theta = raw.to(log_theta.dtype), log_theta.exp()  # in full precision, always
-        share = torch.softmax(raw, dim=1)
-        r = torch.mul(share, total).mul_(log_theta.neg().exp_())
-        log1p_r = r.log1p()
-        cost = log1p_r @ theta
-        # From `raw`, since the share of an unlikely feature underflows; its log must not.
-        offset = share.amax(dim=1).log() - raw.amax(dim=1) + total.squeeze(1).log()
-        flat = rows * raw.shape[1] + columns
-        log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
-        positive = log1p_r.view(-1).index_select(0, flat).sub_(log_mu).mul_(counts)
-        gammas, slopes = _tables(theta)
-        large = (counts >= SMALL).nonzero().squeeze(1)
-        x, feature = counts.index_select(0, large), columns.index_select(0, large)
-        theta_at, log_theta_at = theta.index_select(0, feature), log_theta.index_select(0, feature)
-        looked_up = counts.clamp(max=SMALL - 1).long().mul_(len(theta)).add_(columns)
-        of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
-        of_large += x * log_theta_at
-        gamma = gammas.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
-        slope = None
-        if ctx.needs_input_grad[2]:
-            of_large = theta_at * (torch.digamma(theta_at) - torch.digamma(x + theta_at))
-            slope = slopes.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
-        ctx.save_for_backward(share, r, log1p_r, theta, rows, columns, flat, counts, slope)
-        return cost.scatter_add_(0, rows, positive.add_(gamma))
+        by_row = raw.device.type == "cpu" and raw.dtype == torch.float32
+        function = _row_kernels.negative_binomial if by_row else _whole_matrix
+        inputs = (raw.contiguous(), total, theta, rows, columns, counts)
+        cost, *derivatives = function(*(x.detach() for x in inputs))
+        ctx.save_for_backward(theta, rows, columns, *derivatives)
+        return cost
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw` and to `log_theta`."""
-        share, r, log1p_r, theta, rows, columns, flat, counts, slope = ctx.saved_tensors
-        full = r + 1
-        torch.div(r, full, out=full)  # r / (1 + r)
-        rest_at = (1 - full.view(-1).index_select(0, flat)) * counts
-
+        theta, rows, columns, of_raw, of_theta, of_counts = ctx.saved_tensors
         grad_theta = grad_raw = None
         if ctx.needs_input_grad[2]:
-            grad_theta = theta * (grad @ log1p_r - grad @ full)
-            of_counts = grad.index_select(0, rows) * (rest_at + slope)
-            grad_theta.scatter_add_(0, columns, of_counts)
+            grad_theta = theta * (grad @ of_theta)
+            grad_theta.scatter_add_(0, columns, grad.index_select(0, rows) * of_counts)
         if ctx.needs_input_grad[0]:
-            grad_raw = full.mul_(theta)
-            grad_raw.view(-1).scatter_add_(0, flat, rest_at.neg_())
-            grad_raw.addcmul_(share, grad_raw.sum(dim=1, keepdim=True), value=-1)
-            grad_raw.mul_(grad.unsqueeze(1))
+            grad_raw = of_raw * grad.unsqueeze(1)
         return grad_raw, None, grad_theta, None, None, None
 
 

@@ -87,7 +87,7 @@ class NegativeBinomial(CountLikelihood):
         if mask is not None:
             seen = mask[rows, columns]
             rows, columns, values = rows[seen], columns[seen], values[seen]
-        total = sum_by_row(values, rows, len(raw)).clamp(min=1.0)
+        total = row_sums(x, mask).clamp(min=1.0)
         with torch.autocast(raw.device.type, enabled=False):
             cost = NegativeBinomialLoss.apply(
                 _hide(raw, mask), total, self.log_theta, rows, columns, values

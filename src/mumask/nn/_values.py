@@ -18,13 +18,16 @@ def as_dense(x: torch.Tensor) -> torch.Tensor:
 
 
 def nonzeros(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Row, column and value of every non-zero element, each of shape ``(nnz,)``."""
+    """Row, column and value of every non-zero element, each of shape ``(nnz,)``, row by row."""
     if x.layout == torch.strided:
         rows, columns = x.nonzero(as_tuple=True)
         return rows, columns, x[rows, columns]
-    columns, counts = x.col_indices().long(), x.crow_indices().diff()
-    rows = torch.arange(len(x), device=x.device)
-    return rows.repeat_interleave(counts, output_size=len(columns)), columns, x.values()
+    if not hasattr(x, "nonzeros"):  # kept with the minibatch: a step asks for them several times
+        columns, counts = x.col_indices().long(), x.crow_indices().diff()
+        rows = torch.arange(len(x), device=x.device)
+        rows = rows.repeat_interleave(counts, output_size=len(columns))
+        x.nonzeros = rows, columns, x.values()
+    return x.nonzeros
 
 
 def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -33,8 +36,10 @@ def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         return (x if mask is None else x * mask).sum(dim=1, keepdim=True)
     rows, columns, values = nonzeros(x)
     if mask is not None:
-        values = values * mask[rows, columns]
-    return sum_by_row(values, rows, len(x))
+        return sum_by_row(values * mask[rows, columns], rows, len(x))
+    if not hasattr(x, "row_sums"):  # kept as well
+        x.row_sums = sum_by_row(values, rows, len(x))
+    return x.row_sums
 
 
 def sum_by_row(values: torch.Tensor, rows: torch.Tensor, n_rows: int) -> torch.Tensor:
@@ -86,8 +91,7 @@ class InputTransform(nn.Module):
             values = values if mask is None else values * mask[rows, columns]
         if self.support != "real":
             share = 1.0 if mask is None else (mask * self.profile).sum(dim=1, keepdim=True)
-            total = row_sums(values) if dense else sum_by_row(values, rows, len(x))
-            scale = TARGET_TOTAL * share / total.clamp(min=1.0)
+            scale = TARGET_TOTAL * share / row_sums(x, mask).clamp(min=1.0)
             scale = scale if dense else scale.squeeze(1).index_select(0, rows)
             values = torch.log1p(values * scale)
         return values if dense else _with_values(x, values)

@@ -1,0 +1,187 @@
+"""Losses of sparse counts on a CPU, compiled by numba: one cell at a time.
+
+A cell's means fit into the first cache. Worked through there, the dense part of a loss and of its
+gradient reads and writes memory once, where whole-matrix operations do it a dozen times, and the
+few positive counts need no operations of their own. Single precision; logarithms and exponentials
+are the polynomials of the Cephes library, which vectorise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+# Below this, a count's part of the loss is looked up in a table of counts by features.
+SMALL = 8
+
+_f, _i = np.float32, np.int32
+ZERO, HALF, ONE = _f(0.0), _f(0.5), _f(1.0)
+LOG2_E, LN2_HIGH, LN2_LOW = _f(1.44269504), _f(0.693359375), _f(-2.12194440e-4)
+LEAST_EXPONENT = _f(-87.0)  # e to this is the smallest normal number
+SQRT_HALF_BITS, MANTISSA_BITS, BIAS = _i(0x3F3504F3), _i(23), _i(127)
+
+
+@intrinsic
+def _as_float(context, bits):
+    return types.float32(types.int32), lambda _c, b, _s, a: b.bitcast(a[0], ir.FloatType())
+
+
+@intrinsic
+def _as_bits(context, value):
+    return types.int32(types.float32), lambda _c, b, _s, a: b.bitcast(a[0], ir.IntType(32))
+
+
+# Loops are kept short: with more than a few arrays in it, one is not vectorised. Sums may be reordered, so that they vectorise; what log1p corrects for must not be.
+_exact = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+
+
+@_exact
+def _exp(x):
+    n = np.floor(x * LOG2_E + HALF)
+    y = x - n * LN2_HIGH - n * LN2_LOW
+    p = _f(1.9875691500e-4) * y + _f(1.3981999507e-3)
+    p = (p * y + _f(8.3334519073e-3)) * y + _f(4.1665795894e-2)
+    p = (p * y + _f(1.6666665459e-1)) * y + _f(5.0000001201e-1)
+    scale = _as_float((_i(n) + BIAS) << MANTISSA_BITS)
+    return ZERO if x < LEAST_EXPONENT else (p * y * y + y + ONE) * scale
+
+
+@_exact
+def _log1p(x):
+    one_more = ONE + x
+    exponent = (_as_bits(one_more) - SQRT_HALF_BITS) >> MANTISSA_BITS
+    y = _as_float(_as_bits(one_more) - (exponent << MANTISSA_BITS)) - ONE
+    p = _f(7.0376836292e-2) * y + _f(-1.1514610310e-1)
+    p = (p * y + _f(1.1676998740e-1)) * y + _f(-1.2420140846e-1)
+    p = (p * y + _f(1.4249322787e-1)) * y + _f(-1.6668057665e-1)
+    p = (p * y + _f(2.0000714765e-1)) * y + _f(-2.4999993993e-1)
+    p = (p * y + _f(3.3333331174e-1)) * y * y * y
+    k = _f(exponent)
+    rounded_off = (x - (one_more - ONE)) / one_more
+    return (p + k * LN2_LOW - HALF * y * y) + y + k * LN2_HIGH + rounded_off
+
+
+@_kernel
+def _tables(inverse_theta, gammas, slopes):
+    """For counts 0 to SMALL, see :func:`negative_binomial`; sums over ``i`` below the count."""
+    gammas[0], slopes[0] = ZERO, ZERO
+    for i in range(SMALL):
+        gamma, next_gamma, slope, next_slope = gammas[i], gammas[i + 1], slopes[i], slopes[i + 1]
+        log = _f(math.log(1.0 + i))
+        for j in range(len(inverse_theta)):
+            next_gamma[j] = gamma[j] + log - _log1p(_f(i) * inverse_theta[j])
+        for j in range(len(inverse_theta)):
+            next_slope[j] = slope[j] - ONE / (ONE + _f(i) * inverse_theta[j])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _log_gamma_ratio(a, b):
+    """``log Gamma(a) / Gamma(b)`` and ``psi(a) - psi(b)`` of numbers from SMALL on (Stirling)."""
+    p, q = 1.0 / a, 1.0 / b
+    log_a, log_b = math.log(a), math.log(b)
+    ratio = (a - 0.5) * log_a - (b - 0.5) * log_b - (a - b) + (p - q) / 12 - (p**3 - q**3) / 360
+    return ratio, log_a - log_b - (p - q) / 2 - (p * p - q * q) / 12 + (p**4 - q**4) / 120
+
+
+@_kernel
+def _negative_binomial(
+    first, last, raw, highest, total, theta, inverse_theta, gammas, slopes,
+    starts, columns, counts, cost, of_raw, of_theta, of_counts,
+):  # fmt: skip
+    n_features = raw.shape[1]
+    odds, r, shrunk = np.empty((3, n_features), np.float32)
+    for i in range(first, last):
+        row, slope, excess = raw[i], of_raw[i], of_theta[i]
+        norm = ZERO
+        for j in range(n_features):
+            odds[j] = _exp(row[j] - highest[i])
+            norm += odds[j]
+        scale, all_cost, all_slope = total[i] / norm, ZERO, ZERO
+        for j in range(n_features):
+            r[j] = odds[j] * scale * inverse_theta[j]
+        for j in range(n_features):
+            excess[j] = _log1p(r[j])
+        for j in range(n_features):
+            shrunk[j] = ONE / (ONE + r[j])
+        for j in range(n_features):
+            all_cost += theta[j] * excess[j]
+            share = r[j] * shrunk[j]
+            slope[j] = theta[j] * share
+            all_slope += theta[j] * share
+            excess[j] -= share
+        # From `raw`, since the share of an unlikely feature underflows; its log must not.
+        offset = highest[i] + _f(math.log(norm)) - _f(math.log(total[i]))
+        for k in range(starts[i], starts[i + 1]):
+            j, x = columns[k], counts[k]
+            small = min(int(x), SMALL)
+            gamma, of_gamma = gammas[small, j], slopes[small, j]
+            if x > SMALL:
+                t = float(theta[j])
+                ratio, difference = _log_gamma_ratio(x + t, SMALL + t)
+                factorials, _ = _log_gamma_ratio(x + 1.0, SMALL + 1.0)
+                gamma += _f(factorials - ratio + (x - SMALL) * math.log(t))
+                of_gamma -= _f(t * difference)
+            log1p_r = excess[j] + (ONE - shrunk[j])
+            all_cost += x * (log1p_r - (row[j] - offset)) + gamma
+            slope[j] -= x * shrunk[j]
+            all_slope -= x * shrunk[j]
+            of_counts[k] = x * shrunk[j] + of_gamma
+        cost[i] = all_cost
+        for j in range(n_features):
+            slope[j] -= odds[j] * (all_slope / norm)
+
+
+@lru_cache(maxsize=1)
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """Threads of this process: a fork has none of its parent's."""
+    return ThreadPoolExecutor(count)
+
+
+def _by_rows(n_rows: int, work: Callable[[int, int], None]) -> None:
+    """``work(first, last)`` on as many blocks of rows as torch uses threads."""
+    count = max(1, min(torch.get_num_threads(), n_rows))
+    edges = [n_rows * block // count for block in range(count + 1)]
+    if count == 1:
+        return work(0, n_rows)
+    blocks = zip(edges[1:-1], edges[2:], strict=True)
+    waiting = [_threads(os.getpid(), count - 1).submit(work, *block) for block in blocks]
+    work(0, edges[1])
+    for future in waiting:
+        future.result()
+
+
+def negative_binomial(
+    raw: torch.Tensor,
+    total: torch.Tensor,
+    theta: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    counts: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cost of every cell and its derivatives, as whole-matrix operations would give them.
+
+    See :class:`~mumask.nn._fused_losses.NegativeBinomialLoss` for the formulas, the arguments, of
+    which `rows` have to ascend, and the results.
+    """
+    cost, of_raw, of_theta = raw.new_empty(len(raw)), torch.empty_like(raw), torch.empty_like(raw)
+    of_counts, inverse = torch.empty_like(counts), theta.reciprocal()
+    tables = raw.new_empty(2, SMALL + 1, len(theta)).numpy()
+    starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
+    _tables(inverse.numpy(), *tables)
+    inputs = [x.numpy() for x in (raw, raw.amax(dim=1), total.squeeze(1), theta, inverse)]
+    sparse = (starts, columns.numpy(), counts.numpy())
+    outputs = [x.numpy() for x in (cost, of_raw, of_theta, of_counts)]
+    _by_rows(
+        len(raw), lambda *block: _negative_binomial(*block, *inputs, *tables, *sparse, *outputs)
+    )
+    return cost, of_raw, of_theta, of_counts

@@ -1,0 +1,74 @@
+"""The loss of counts by cell and in whole matrices: one function, two ways to compute it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mumask.nn._fused_losses import NegativeBinomialLoss, _whole_matrix
+from mumask.nn._row_kernels import SMALL, negative_binomial
+
+N, F = 9, 50
+
+
+@pytest.fixture
+def inputs():
+    """Counts up to some thousands, dispersions from 0.01 to 1,000, masked features, an empty cell."""
+    torch.manual_seed(0)
+    raw = torch.randn(N, F) * 3
+    raw[::2, 40:] = float("-inf")
+    counts = torch.poisson(torch.rand(N, F).pow(4) * 12)
+    counts[:, 3], counts[:, 4] = torch.arange(N) * 500.0, SMALL + torch.arange(N) - 4.0
+    counts[::2, 40:] = 0
+    counts[1] = 0
+    rows, columns = counts.nonzero(as_tuple=True)
+    theta = torch.logspace(-2, 3, F)[torch.randperm(F)]
+    total = counts.sum(dim=1, keepdim=True).clamp(min=1)
+    return raw, total, theta, rows, columns, counts[rows, columns]
+
+
+def double(inputs):
+    return [x.double() if x.is_floating_point() else x for x in inputs]
+
+
+def test_by_cell_is_in_whole_matrices(inputs):
+    *one, of_counts = negative_binomial(*inputs)
+    *other, exact = _whole_matrix(*double(inputs))
+    torch.testing.assert_close([x.double() for x in one], other, rtol=2e-5, atol=2e-5)
+    # A difference of two numbers of the size of the count, in single precision.
+    assert ((of_counts - exact).abs() < 2e-5 * (1 + inputs[-1])).all()
+
+
+def test_derivatives_of_whole_matrices(inputs):
+    raw, total, theta, *counts = double(inputs)
+    raw, log_theta = raw.nan_to_num(neginf=-5.0).requires_grad_(), theta.log().requires_grad_()
+    apply = lambda raw, log_theta: NegativeBinomialLoss.apply(raw, total, log_theta, *counts)
+    assert torch.autograd.gradcheck(apply, (raw, log_theta))
+
+
+def test_any_number_of_threads_gives_the_same(inputs):
+    alone, before = negative_binomial(*inputs), torch.get_num_threads()
+    try:
+        for threads in (2, 3, N + 1):
+            torch.set_num_threads(threads)
+            for one, other in zip(negative_binomial(*inputs), alone, strict=True):
+                assert torch.equal(one, other)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_not_a_number_shows(inputs):
+    raw = inputs[0].clone()
+    raw[2, 5] = float("nan")
+    cost, *_ = negative_binomial(raw, *inputs[1:])
+    assert cost.isnan().tolist() == [i == 2 for i in range(N)]
+
+
+def test_small_means_keep_their_precision(inputs):
+    """``log(1 + r) - r / (1 + r)`` is about ``r^2 / 2``, of which a plain logarithm leaves nothing."""
+    raw, total, _, *counts = inputs
+    theta = torch.full((F,), 50.0)
+    raw = raw.nan_to_num(neginf=-5.0) * 0.1
+    of_theta = negative_binomial(raw, total.clamp(max=1), theta, *counts)[2]
+    exact = _whole_matrix(*double((raw, total.clamp(max=1), theta, *counts)))[2]
+    assert (of_theta - exact).abs().max() < 1e-9  # without it 6e-8

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -145,3 +147,15 @@ def test_first_layer_of_dense_and_sparse_values(counts):
     torch.testing.assert_close(results[0], counts @ layer.weight + layer.bias)
     torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_a_minibatch_is_let_go(index):
+    """What is kept with a tensor must not keep the tensor: nothing would ever free it."""
+    x = torch.eye(3).to_sparse_csr()
+    parts = x.crow_indices().to(index), x.col_indices().to(index), x.values()
+    x = torch.sparse_csr_tensor(*parts, (3, 3))
+    nonzeros(x), row_sums(x)
+    alive = weakref.ref(x)
+    del x
+    assert alive() is None

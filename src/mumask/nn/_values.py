@@ -22,12 +22,12 @@ def nonzeros(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     if x.layout == torch.strided:
         rows, columns = x.nonzero(as_tuple=True)
         return rows, columns, x[rows, columns]
-    if not hasattr(x, "nonzeros"):  # kept with the minibatch: a step asks for them several times
+    if not hasattr(x, "coordinates"):  # kept with the minibatch: a step asks several times
         columns, counts = x.col_indices().long(), x.crow_indices().diff()
         rows = torch.arange(len(x), device=x.device)
         rows = rows.repeat_interleave(counts, output_size=len(columns))
-        x.nonzeros = rows, columns, x.values()
-    return x.nonzeros
+        x.coordinates = rows, columns  # not the values: a view of `x`, which it would keep alive
+    return *x.coordinates, x.values()
 
 
 def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -69,12 +69,17 @@ class Utilisation:
 
 
 def measure(data: Path, scorer: Path, out: Path) -> None:
-    """Append one record per score, then one per model, size of minibatches and precision."""
+    """Append one record per model, size of minibatches and precision, then one per score."""
     import torch
 
     quiet()
     problems = {task: TASKS[task].build(data, 0) for task in ("T1", "T4")}
     about = {"device": torch.cuda.get_device_name(), "date": now()}
+    for name, task, batch_size, precision, epochs in MEASURED:
+        found = throughput(name, problems[task][0], batch_size, precision, epochs)
+        record = {"kind": "gpu", "method": name, "task": task, "batch_size": batch_size}
+        append(out, {**record, "precision": precision, **found, **about})
+        typer.echo(f"{name} on {task}, {batch_size} cells, {precision}: {found}")
     with ProcessPoolExecutor(len(SCORED), mp_context=get_context("spawn")) as pool:
         waiting = []
         for name, task, precision in SCORED:
@@ -88,11 +93,6 @@ def measure(data: Path, scorer: Path, out: Path) -> None:
         for record, scores in waiting:
             append(out, {**record, "scores": scores.result()})
             typer.echo(f"{record['method']}, {record['precision']}: {scores.result()}")
-    for name, task, batch_size, precision, epochs in MEASURED:
-        found = throughput(name, problems[task][0], batch_size, precision, epochs)
-        record = {"kind": "gpu", "method": name, "task": task, "batch_size": batch_size}
-        append(out, {**record, "precision": precision, **found, **about})
-        typer.echo(f"{name} on {task}, {batch_size} cells, {precision}: {found}")
 
 
 def throughput(name: str, problem, batch_size: int, precision: str, epochs: int) -> dict:

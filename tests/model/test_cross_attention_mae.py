@@ -334,6 +334,7 @@ def test_attention_of_what_is_not_there(reference, arguments, error, message):
         ({"transforms": {"prot": "clr"}}, "prot"),
         ({"token_size": {"genes": 10}}, "genes"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"input_panel": "common"}, "input_panel.*'common'.*'random'"),
         ({"n_embed": 10, "n_heads": 4}, "multiple"),
         ({"n_latent": 2}, "n_latent"),
         ({"modality_weights": {"adt": 1.0}}, "adt"),

@@ -308,3 +308,32 @@ def test_saved_weights_reproduce_the_embedding():
     other = make(seed=5).eval()
     other.load_state_dict(module.state_dict())
     assert torch.equal(other.inference(tensors)["z"], module.inference(tensors)["z"])
+
+
+def test_cells_are_seen_through_random_panels():
+    """Encoded from a random panel, held to all that they measured; outside of training to nothing."""
+    panels = np.ones((2, 30), dtype=bool)
+    panels[1, 12:] = False
+    tensors = batch_of()
+    wide = tensors["batch"][MOSAIC[:, 0], 0] == 0
+    module = make(panel=panels).train()
+    inference, _, loss = losses(module, tensors)
+    seen = inference["seen"]
+    assert set(seen) == {"rna"}
+    everything = seen["rna"].all(dim=1)
+    assert everything[wide].any() and not everything[wide].all()
+    assert torch.equal(
+        seen["rna"][~everything], torch.tensor(panels[[1]]).expand(sum(~everything), -1)
+    )
+
+    # A wide cell seen through the narrow panel: what it does not show changes the loss alone.
+    narrowed = MOSAIC[:, 0].nonzero().squeeze(1)[wide & ~everything]
+    changed = dict(tensors, X_rna=tensors["X_rna"].clone())
+    changed["X_rna"][wide & ~everything, 12:] += 3
+    again, _, other = losses(module, changed)
+    assert torch.equal(again["z"][narrowed], inference["z"][narrowed])
+    before, after = loss.reconstruction_loss["rna"], other.reconstruction_loss["rna"]
+    assert (before[narrowed] != after[narrowed]).all()
+
+    assert module.eval().inference(tensors)["seen"] == {}
+    assert make(panel=panels, input_panel="own").train().inference(tensors)["seen"] == {}

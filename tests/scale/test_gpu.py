@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mumask import CrossAttentionMAE, MaskedVAE
+from mumask.nn import LIKELIHOODS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -63,3 +64,18 @@ def test_a_model_from_the_gpu_works_on_the_cpu(mosaic, fit, setup, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     other.to_device("cuda:0")
     np.testing.assert_allclose(other.get_latent_representation(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_counts_cost_the_same_on_both_devices():
+    """There in whole matrices, here cell by cell."""
+    likelihood = LIKELIHOODS["nb"](300)
+    x = torch.poisson(torch.rand(20, 300).pow(3) * 15).to_sparse_csr()
+    results = {}
+    raw = torch.randn(20, 300)
+    for device in ("cpu", "cuda"):
+        likelihood.to(device)
+        outputs = raw.to(device).requires_grad_()
+        cost = likelihood.nll(outputs, x.to(device))
+        gradients = torch.autograd.grad(cost.sum(), [outputs, likelihood.log_theta])
+        results[device] = [result.detach().cpu() for result in (cost, *gradients)]
+    torch.testing.assert_close(results["cuda"], results["cpu"], rtol=1e-4, atol=1e-4)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from mumask.data import keys
 from mumask.nn import Covariates, as_dense
-from mumask.nn._fusion import CrossFusion, Encoded, spread
+from mumask.nn._fusion import CrossFusion, Encoded
 from mumask.nn._label_head import LINEAR_HEAD, LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
 from mumask.nn._tokens import drop_modalities, random_token_mask
 
 from ._attention_weights import AttentionWeights
+from ._mae_decoding import MAEDecoding
 from ._mae_preparation import MAEPreparation
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
@@ -40,12 +41,15 @@ PRESETS = {
         "mask_ratio": 0.15,
         "modality_dropout": 0.0,
         "decoder_context": "tokens",
+        "input_panel": "own",
         "head": LINEAR_HEAD,
     }
 }
 
 
-class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, BaseModuleClass):
+class CrossAttentionMAEModule(
+    MosaicBatch, MAEPreparation, MAEDecoding, AttentionWeights, BaseModuleClass
+):
     """Masked autoencoder with one token encoder per modality and cross-attention between them.
 
     "Eq." refers to Methods of Meng et al., scMMAE, Briefings in Bioinformatics 26(1), bbaf010
@@ -82,6 +86,9 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
     decoder_context
         What decoders read: ``"cell"``, only the joint embedding (a bottleneck, so that stage 1
         trains the embedding itself), or ``"tokens"``, the fused visible tokens too (the paper).
+    input_panel
+        Features that training shows the encoders where batches have different panels: those of a
+        ``"random"`` one of them, all others being predicted, or a cell's ``"own"``.
     fusion, distinctive
         ``"attention"`` or ``"addition"``, with or without the residual I: the paper's ablations.
     power
@@ -118,6 +125,7 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
         modality_dropout: float = 0.5,
         finetune_modality_dropout: float = 0.0,
         decoder_context: Literal["cell", "tokens"] = "cell",
+        input_panel: Literal["random", "own"] = "random",
         fusion: Literal["attention", "addition"] = "attention",
         distinctive: bool = True,
         power: float = 1.0,
@@ -161,8 +169,7 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
                 n_decoder_layers,
                 **block,
             )
-            full = bool(torch.as_tensor(spec.panel).all())
-            self.register_buffer(f"panel_{name}", None if full else torch.as_tensor(spec.panel))
+        self.register_panels(modalities, random=input_panel == "random")
         self.fusion = CrossFusion(
             self.names, n_embed, n_latent, **block, kind=fusion, distinctive=distinctive
         )
@@ -205,6 +212,7 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             "covariates": self.covariates(tensors),
             "fused": inference_outputs["fused"],
             "masks": inference_outputs["masks"],
+            "seen": inference_outputs["seen"],
         }
 
     @auto_move_data
@@ -227,7 +235,9 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             ``z`` ``(B, n_latent)`` as decoders read it, ``corrected`` (and ``mean``) as the
             head does (:meth:`calibrate`), ``parts`` of it by modality, ``embedding`` for users
             (``corrected``, after fine-tuning the head's last hidden layer), ``logits``
-            ``(B, n_classes)`` or None, ``source`` ``(B, M)`` as used, ``encoded`` and ``fused`` tokens, ``masks`` by modality.
+            ``(B, n_classes)`` or None, ``source`` ``(B, M)`` as used, ``encoded`` and ``fused``
+            tokens, ``masks`` of tokens by modality, and ``seen``, the features ``(n_m, F)`` that
+            the other tokens show, None for all that is measured.
         """
         presence = tensors[keys.PRESENCE]
         ratio, dropout = self.hidden_shares()
@@ -235,10 +245,12 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             source = drop_modalities(presence, dropout) if dropout else presence
         else:
             source, ratio = source & presence, 0.0
-        encoded, masks = {}, {}
+        encoded, masks, looked_at = {}, {}, {}
         for column, name in enumerate(self.names):
             encoder, rows = self.encoders[name], self.rows_of(tensors, name)
             x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
+            if self.hiding and getattr(self, f"drawn_{name}") is not None:
+                measured = looked_at[name] = self.through_random_panel(measured, name, len(x))
             tokens = None if measured is None else encoder.tokens.group(measured).any(2)
             mask = random_token_mask(
                 len(rows), encoder.tokens.n_tokens, ratio, tokens, device=presence.device
@@ -263,19 +275,23 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             "encoded": encoded,
             "fused": fused,
             "masks": masks,
+            "seen": looked_at,
         }
 
     # Decoding
 
     @auto_move_data
-    def generative(self, tensors, z: Tensor, covariates: dict, fused=None, masks=None) -> dict:
-        """Prepare decoding, and in stage 1 decode the hidden tokens.
+    def generative(
+        self, tensors, z: Tensor, covariates: dict, fused=None, masks=None, seen=None
+    ) -> dict:
+        """Prepare decoding, and in stage 1 decode what was hidden.
 
         Returns
         -------
         dict
             ``hidden``: what :meth:`decode` needs; ``predictions``: by modality, standardised
-            values ``(n_m, t, G)`` of the tokens hidden by `masks`, for the cells that have it.
+            values ``(n_m, t, G)`` for the cells that have it, of the tokens hidden by `masks`, or
+            of all where only some features were `seen`.
         """
         if self.stage == "finetune" and self.hiding:
             return {"hidden": None, "predictions": {}}
@@ -283,78 +299,17 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
         predictions = {}
         if masks is not None and self.hiding:
             for name in self.names:
-                rows = self.rows_of(tensors, name)
-                mask = masks[name]
-                predictions[name] = self._decode_tokens(
-                    hidden, name, mask.hidden, mask.hidden_valid, rows
+                rows, ids, valid = (
+                    self.rows_of(tensors, name),
+                    masks[name].hidden,
+                    masks[name].hidden_valid,
                 )
+                if name in seen:
+                    ids, valid = self.all_tokens(name, len(rows)), None
+                predictions[name] = self._decode_tokens(hidden, name, ids, valid, rows)
         return {"hidden": hidden, "predictions": predictions}
 
-    def _decode_tokens(self, hidden: dict, name: str, ids, valid, rows: Tensor) -> Tensor:
-        memory = checks = None
-        if self.decoder_context == "tokens" and hidden["fused"] is not None:
-            own, n_cells = hidden["fused"][name], len(hidden["z"])
-            checks = own.tokens.new_ones(own.tokens.shape[:2], dtype=torch.bool)
-            checks = checks if own.valid is None else own.valid
-            memory = spread(own.tokens, own.rows, n_cells)[rows]
-            checks = spread(checks, own.rows, n_cells)[rows]
-        return self.decoders[name](
-            hidden["z"][rows], hidden["shift"][rows], ids, valid, memory, checks
-        )
-
-    def to_decoder(self, corrected: Tensor, covariates: dict) -> Tensor:
-        """The embedding as decoders read it: undoes :meth:`calibrate`."""
-        return corrected * self.latent_scale + self.latent_mean
-
-    def decode(self, hidden: dict, modality: str) -> Tensor:
-        """All features of one modality for all cells, on the normalised scale; ``(B, F)``."""
-        if modality in (known := hidden.setdefault("decoded", {})):
-            return known[modality]
-        encoder, n_cells = self.encoders[modality], len(hidden["z"])
-        rows = torch.arange(n_cells, device=hidden["z"].device)
-        ids = torch.arange(encoder.tokens.n_tokens, device=rows.device).expand(n_cells, -1)
-        values = self._decode_tokens(hidden, modality, ids, None, rows)
-        known[modality] = encoder.norm.destandardise(encoder.tokens.ungroup(values))
-        return known[modality]
-
-    def expected_total(self, hidden: dict, modality: str) -> Tensor | None:
-        """Total ``(B, 1)`` that a cell should have where its inputs keep it (CLR), else None."""
-        norm = self.encoders[modality].norm
-        if norm.transform != "clr":
-            return None
-        return norm.share(self.decode(hidden, modality)).sum(1, keepdim=True)
-
-    def expected(self, hidden: dict, modality: str, total, mask: Tensor | None = None) -> Tensor:
-        """Expected values on the registered scale, ``(B, F)``.
-
-        Parameters
-        ----------
-        hidden, modality
-            From :meth:`generative`; what to decode.
-        total, mask
-            Total ``(B, 1)`` to which counts are scaled, of the features in `mask` (bool
-            ``(B, F)``; None = all).
-        """
-        return self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
-
     # Losses
-
-    def reconstruction(self, tensors, hidden: dict, target: Tensor) -> dict[str, Tensor]:
-        """Squared error of all measured, standardised values by modality, means by cell, ``(B,)``.
-
-        Zero where `target`, booleans ``(B, M)``, is False.
-        """
-        losses = {}
-        for column, name in enumerate(self.names):
-            encoder, rows = self.encoders[name], self.rows_of(tensors, name)
-            x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
-            normalised = self.decode(hidden, name)[rows]
-            error = (encoder.norm.standardise(normalised) - encoder.norm(x, measured)) ** 2
-            weight = torch.ones_like(error) if measured is None else measured.to(error)
-            error = (error * weight).sum(1) / weight.sum(1).clamp(min=1)
-            losses[name] = error.new_zeros(len(target)).index_copy(0, rows, error)
-            losses[name] = losses[name] * target[:, column]
-        return losses
 
     def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
         """Reconstruction loss in stage 1, cross-entropy of the labelled cells afterwards."""
@@ -367,7 +322,10 @@ class CrossAttentionMAEModule(MosaicBatch, MAEPreparation, AttentionWeights, Bas
             encoder, rows = self.encoders[name], self.rows_of(tensors, name)
             x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
             target, counted = encoder.target(x, measured)
-            counted = counted & inference_outputs["masks"][name].is_hidden()[:, :, None]
+            hidden = inference_outputs["masks"][name].is_hidden()[:, :, None]
+            if name in inference_outputs["seen"]:
+                hidden = hidden | ~encoder.tokens.group(inference_outputs["seen"][name])
+            counted = counted & hidden
             error = (generative_outputs["predictions"][name] - target) ** 2 * counted
             error, count = error.flatten(1).sum(1), counted.flatten(1).sum(1)
             weight = self.modality_weights[name]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
@@ -30,7 +29,6 @@ from mumask.nn import (
     kl_standard,
     label_loss,
     mean_unmasked,
-    through_panels,
 )
 
 from ._modality_spec import ModalitySpec
@@ -133,16 +131,12 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             self.transforms[name] = InputTransform(
                 kind.support, torch.as_tensor(spec.profile), standardize
             )
-            full = bool(spec.panel.all())
-            self.register_buffer(f"panel_{name}", None if full else torch.as_tensor(spec.panel))
             visible = None if not spec.held_out.any() else torch.as_tensor(~spec.held_out)
             self.register_buffer(f"visible_{name}", visible)
-            panels = torch.as_tensor(np.unique(spec.panel, axis=0))
-            drawn = panels if len(panels) > 1 and input_panel == "random" else None
-            self.register_buffer(f"drawn_{name}", drawn, persistent=False)
             # Saved: a query takes over what was common to the batches of its reference.
-            common = panels.all(dim=0) if input_panel == "common" else None
+            common = torch.as_tensor(spec.panel).all(dim=0) if input_panel == "common" else None
             self.register_buffer(f"common_{name}", common)
+        self.register_panels(modalities, random=input_panel == "random")
 
         shape = {
             "n_hidden": n_hidden,
@@ -195,12 +189,11 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
 
     def seen(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
         """Elements that the encoder sees: what is visible, in training through a random panel."""
-        visible, panels = self.visible(tensors, modality), getattr(self, f"drawn_{modality}")
-        if panels is None or not self.training:
+        visible = self.visible(tensors, modality)
+        if not self.training:
             return visible
-        if visible is None:
-            visible = panels.new_ones(len(self.rows_of(tensors, modality)), panels.shape[1])
-        return through_panels(visible, panels)
+        n_rows = len(self.rows_of(tensors, modality))
+        return self.through_random_panel(visible, modality, n_rows)
 
     def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
         """Take the scale of the inputs from minibatches of the reference, in one pass."""

@@ -4,14 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from mumask.data import keys
-from mumask.nn import both, row_sums
+from mumask.nn import both, row_sums, through_panels
+
+from ._modality_spec import ModalitySpec
 
 
 class MosaicBatch:
-    """Rows, measured elements and covariates; needs ``names`` and the buffers ``panel_<name>``."""
+    """Rows, panels, measured elements and covariates; needs ``names``."""
+
+    def register_panels(self, modalities: Mapping[str, ModalitySpec], random: bool) -> None:
+        """Buffers of every modality, None for what makes no difference.
+
+        ``panel_<name>``, the features of every batch, ``(n_batches, n_features)``, and, with
+        `random`, ``drawn_<name>``, the different panels that training looks through.
+        """
+        for name, spec in modalities.items():
+            panel = None if spec.panel.all() else torch.as_tensor(spec.panel)
+            self.register_buffer(f"panel_{name}", panel)
+            panels = np.unique(spec.panel, axis=0)
+            drawn = torch.as_tensor(panels) if random and len(panels) > 1 else None
+            self.register_buffer(f"drawn_{name}", drawn, persistent=False)
+
+    def through_random_panel(
+        self, visible: torch.Tensor | None, modality: str, n_rows: int
+    ) -> torch.Tensor | None:
+        """What is visible ``(n_m, n_features)`` of cells, each seen through a random panel."""
+        panels = getattr(self, f"drawn_{modality}")
+        if panels is None:
+            return visible
+        if visible is None:
+            visible = panels.new_ones(n_rows, panels.shape[1])
+        return through_panels(visible, panels)
 
     def rows_of(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
         """Cells of the minibatch that have the modality, shape ``(n_m,)``."""

@@ -1,0 +1,83 @@
+"""How a CrossAttentionMAEModule turns embeddings into values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mumask.data import keys
+from mumask.nn import as_dense
+from mumask.nn._fusion import spread
+
+
+class MAEDecoding:
+    """Decoding, for the losses and for users, of the module it is mixed into."""
+
+    def _decode_tokens(self, hidden: dict, name: str, ids, valid, rows: Tensor) -> Tensor:
+        memory = checks = None
+        if self.decoder_context == "tokens" and hidden["fused"] is not None:
+            own, n_cells = hidden["fused"][name], len(hidden["z"])
+            checks = own.tokens.new_ones(own.tokens.shape[:2], dtype=torch.bool)
+            checks = checks if own.valid is None else own.valid
+            memory = spread(own.tokens, own.rows, n_cells)[rows]
+            checks = spread(checks, own.rows, n_cells)[rows]
+        return self.decoders[name](
+            hidden["z"][rows], hidden["shift"][rows], ids, valid, memory, checks
+        )
+
+    def all_tokens(self, modality: str, n_rows: int) -> Tensor:
+        """Ids of all tokens of a modality, ``(n_rows, t)``."""
+        symbol = self.decoders[modality].symbol
+        return torch.arange(len(symbol), device=symbol.device).expand(n_rows, -1)
+
+    def to_decoder(self, corrected: Tensor, covariates: dict) -> Tensor:
+        """The embedding as decoders read it: undoes :meth:`calibrate`."""
+        return corrected * self.latent_scale + self.latent_mean
+
+    def decode(self, hidden: dict, modality: str) -> Tensor:
+        """All features of one modality for all cells, on the normalised scale; ``(B, F)``."""
+        if modality in (known := hidden.setdefault("decoded", {})):
+            return known[modality]
+        encoder, n_cells = self.encoders[modality], len(hidden["z"])
+        rows = torch.arange(n_cells, device=hidden["z"].device)
+        ids = self.all_tokens(modality, n_cells)
+        values = self._decode_tokens(hidden, modality, ids, None, rows)
+        known[modality] = encoder.norm.destandardise(encoder.tokens.ungroup(values))
+        return known[modality]
+
+    def expected_total(self, hidden: dict, modality: str) -> Tensor | None:
+        """Total ``(B, 1)`` that a cell should have where its inputs keep it (CLR), else None."""
+        norm = self.encoders[modality].norm
+        if norm.transform != "clr":
+            return None
+        return norm.share(self.decode(hidden, modality)).sum(1, keepdim=True)
+
+    def expected(self, hidden: dict, modality: str, total, mask: Tensor | None = None) -> Tensor:
+        """Expected values on the registered scale, ``(B, F)``.
+
+        Parameters
+        ----------
+        hidden, modality
+            From :meth:`generative`; what to decode.
+        total, mask
+            Total ``(B, 1)`` to which counts are scaled, of the features in `mask` (bool
+            ``(B, F)``; None = all).
+        """
+        return self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
+
+    def reconstruction(self, tensors, hidden: dict, target: Tensor) -> dict[str, Tensor]:
+        """Squared error of all measured, standardised values by modality, means by cell, ``(B,)``.
+
+        Zero where `target`, booleans ``(B, M)``, is False.
+        """
+        losses = {}
+        for column, name in enumerate(self.names):
+            encoder, rows = self.encoders[name], self.rows_of(tensors, name)
+            x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
+            normalised = self.decode(hidden, name)[rows]
+            error = (encoder.norm.standardise(normalised) - encoder.norm(x, measured)) ** 2
+            weight = torch.ones_like(error) if measured is None else measured.to(error)
+            error = (error * weight).sum(1) / weight.sum(1).clamp(min=1)
+            losses[name] = error.new_zeros(len(target)).index_copy(0, rows, error)
+            losses[name] = losses[name] * target[:, column]
+        return losses

@@ -80,7 +80,7 @@ class MaskedVAE(
     mdata
         Data registered with :meth:`setup_mudata`.
     n_latent
-        Dimensions of the latent space.
+        Dimensions of the latent space; 15 by default, 50 with the preset.
     n_hidden
         Units per hidden layer.
     n_layers

@@ -40,7 +40,8 @@ def _as_bits(context, value):
     return types.int32(types.float32), lambda _c, b, _s, a: b.bitcast(a[0], ir.IntType(32))
 
 
-# Loops are kept short: with more than a few arrays in it, one is not vectorised. Sums may be reordered, so that they vectorise; what log1p corrects for must not be.
+# Sums may be reordered, so that they vectorise; what log1p corrects for must not be. Loops are kept
+# short: one with more than a few arrays in it is not vectorised.
 _exact = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 _kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 

@@ -64,7 +64,7 @@ def test_integrate_writes_the_results_and_keeps_the_data(source):
     options = ["--batch-key", "batch", "--labels-key", "some", "--impute"]
     output, result = integrate(source, *options, "--save-model", source.parent / "model")
     before, after = mudata.read_h5mu(source), mudata.read_h5mu(output)
-    assert after.obsm["X_mumask"].shape == (150, 15)
+    assert after.obsm["X_mumask"].shape == (150, 20)
     assert np.isfinite(after.obsm["X_mumask"]).all()
     assert isinstance(after.obs["mumask_label"].dtype, pd.CategoricalDtype)
     assert set(after.obs["mumask_label"]) <= set(before.obs["cell_type"])

@@ -134,3 +134,17 @@ def test_another_optimizer_keeps_to_the_prior(mosaic, fit):
     strict = weights(0.1)
     torch.testing.assert_close(weights(0.1, **custom), strict, atol=1e-3, rtol=0)
     assert (weights(math.inf, **custom) - strict).abs().max() > 5e-3
+
+
+@pytest.mark.parametrize(
+    ("setup", "options", "n_latent"),
+    [
+        ({}, {}, 15),
+        ({"labels_key": "some_labels"}, {}, 20),
+        ({}, {"n_latent": 7}, 7),
+        ({}, {"preset": "inclust+"}, 50),
+    ],
+)
+def test_latent_dimensions(mosaic, setup, options, n_latent):
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", **setup)
+    assert MaskedVAE(mosaic, **options).module.n_latent == n_latent

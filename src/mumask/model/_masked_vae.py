@@ -50,6 +50,8 @@ DEFAULTS = {
     "label_head": True,
 }
 N_CLUSTERS = 20
+# Clusters are clearer in few dimensions; classes that are taught need some more.
+N_LATENT_UNLABELLED = 15
 CHOICES = {
     "arithmetic": ("subtract", "add", "none"),
     "prior": ("standard", "clusters", "mixture"),
@@ -80,7 +82,8 @@ class MaskedVAE(
     mdata
         Data registered with :meth:`setup_mudata`.
     n_latent
-        Dimensions of the latent space; 15 by default, 50 with the preset.
+        Dimensions of the latent space; by default 20 where labels are registered, else 15 (50 with
+        the preset).
     n_hidden
         Units per hidden layer.
     n_layers
@@ -171,6 +174,7 @@ class MaskedVAE(
                 raise ValueError(f"`{name}`: {value!r} is unknown; choose from {list(choices)}.")
         if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
             options["label_head"] = False  # clusters have nothing that a head could learn
+            options.setdefault("n_latent", N_LATENT_UNLABELLED)
         by_modality = {} if preset else self._balanced_weights()
         by_modality |= dict(modality_weights or {})
         specs = self._modality_specs(held_out or {}, by_modality)

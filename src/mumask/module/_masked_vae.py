@@ -92,7 +92,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         n_continuous: int = 0,
         n_classes: int = 0,
         n_hidden: int = 128,
-        n_latent: int = 15,
+        n_latent: int = 20,
         n_layers: int = 1,
         activation: str = "relu",
         dropout: float = 0.1,

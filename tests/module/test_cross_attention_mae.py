@@ -335,5 +335,8 @@ def test_cells_are_seen_through_random_panels():
     before, after = loss.reconstruction_loss["rna"], other.reconstruction_loss["rna"]
     assert (before[narrowed] != after[narrowed]).all()
 
+    module.set_stage("finetune")
+    assert module.inference(tensors)["seen"] == {}
+    module.set_stage("pretrain")
     assert module.eval().inference(tensors)["seen"] == {}
     assert make(panel=panels, input_panel="own").train().inference(tensors)["seen"] == {}

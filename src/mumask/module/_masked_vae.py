@@ -192,8 +192,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         visible = self.visible(tensors, modality)
         if not self.training:
             return visible
-        n_rows = len(self.rows_of(tensors, modality))
-        return self.through_random_panel(visible, modality, n_rows)
+        return self.through_random_panel(tensors, modality, visible)
 
     def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
         """Take the scale of the inputs from minibatches of the reference, in one pass."""

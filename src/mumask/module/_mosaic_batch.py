@@ -30,14 +30,14 @@ class MosaicBatch:
             self.register_buffer(f"drawn_{name}", drawn, persistent=False)
 
     def through_random_panel(
-        self, visible: torch.Tensor | None, modality: str, n_rows: int
+        self, tensors: Mapping[str, torch.Tensor], modality: str, visible: torch.Tensor | None
     ) -> torch.Tensor | None:
         """What is visible ``(n_m, n_features)`` of cells, each seen through a random panel."""
         panels = getattr(self, f"drawn_{modality}")
         if panels is None:
             return visible
         if visible is None:
-            visible = panels.new_ones(n_rows, panels.shape[1])
+            visible = panels.new_ones(len(self.rows_of(tensors, modality)), panels.shape[1])
         return through_panels(visible, panels)
 
     def rows_of(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:

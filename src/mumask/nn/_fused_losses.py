@@ -11,22 +11,7 @@ from __future__ import annotations
 import torch
 
 from . import _row_kernels
-from ._row_kernels import SMALL
-
-
-def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For counts 0 to SMALL - 1, shape ``(SMALL, n_features)``.
-
-    First ``log x! - log Gamma(x + theta) / Gamma(theta) + x log theta``, what a count adds to the
-    cost whatever the mean; then ``theta (psi(theta) - psi(x + theta))``. Both are sums over
-    ``i < x``, of ``log((1 + i) / (1 + i / theta))`` and ``-1 / (1 + i / theta)``.
-    """
-    i = torch.arange(SMALL - 1, dtype=theta.dtype, device=theta.device).unsqueeze(1)
-    grown = 1 + i / theta
-    zero = theta.new_zeros(1, len(theta))
-    gammas = torch.cat([zero, ((1 + i) / grown).log_().cumsum(0)])
-    slopes = torch.cat([zero, grown.reciprocal().neg_().cumsum(0)])
-    return gammas, slopes
+from ._row_kernels import SMALL, count_tables
 
 
 def _whole_matrix(raw, total, theta, rows, columns, counts):
@@ -41,11 +26,11 @@ def _whole_matrix(raw, total, theta, rows, columns, counts):
     flat = rows * raw.shape[1] + columns
     log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
     positive = log1p_r.view(-1).index_select(0, flat).sub_(log_mu).mul_(counts)
-    gammas, slopes = _tables(theta)
-    large = (counts >= SMALL).nonzero().squeeze(1)
+    gammas, slopes = count_tables(theta)
+    large = (counts > SMALL).nonzero().squeeze(1)
     x, feature = counts.index_select(0, large), columns.index_select(0, large)
     theta_at = theta.index_select(0, feature)
-    looked_up = counts.clamp(max=SMALL - 1).long().mul_(len(theta)).add_(columns)
+    looked_up = counts.clamp(max=SMALL).long().mul_(len(theta)).add_(columns)
     of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
     of_large += x * theta_at.log()
     gamma = gammas.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -311,3 +314,28 @@ def test_generated_counts_have_a_total_of_their_own(mosaic, fit):
     assert generated.std() > 1e-3 * generated.mean()
     fixed = decode(modality="protein", source="rna", library_size=500).dropna().sum(axis=1)
     np.testing.assert_allclose(fixed, 500, rtol=1e-4)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives blocks back")
+def test_memory_is_not_cleared_anew_in_every_step():
+    """Pages that are cleared while the same large tensors come and go, in a process of its own."""
+    code = """
+import resource, torch
+from mumask.train._plan import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        tensors = [torch.ones(3_300_000) for _ in range(3)]
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+without = faults()
+keep_freed_memory()
+faults()
+print(without, faults())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    without, kept = map(int, found.stdout.split())
+    assert without > 10_000
+    assert kept < without / 100

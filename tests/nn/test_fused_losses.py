@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mumask.nn._fused_losses import NegativeBinomialLoss, _whole_matrix
-from mumask.nn._row_kernels import SMALL, negative_binomial
+from mumask.nn._fused_losses import (
+    DetectionLoss,
+    NegativeBinomialLoss,
+    _detection_whole,
+    _whole_matrix,
+)
+from mumask.nn._row_kernels import SMALL, detection, negative_binomial
 
 N, F = 9, 50
 
@@ -27,6 +32,15 @@ def inputs():
     return raw, total, theta, rows, columns, counts[rows, columns]
 
 
+@pytest.fixture
+def ones(inputs):
+    """The same cells with their counts cut to ones; some means far below what exponentials reach."""
+    raw, _, _, rows, columns, _ = inputs
+    raw[0, columns[rows == 0][:2]] = torch.tensor([-120.0, 60.0])
+    n_open = torch.bincount(rows, minlength=N).float().clamp(min=1).unsqueeze(1)
+    return raw, n_open.log() + 0.3, rows, columns
+
+
 def double(inputs):
     return [x.double() if x.is_floating_point() else x for x in inputs]
 
@@ -39,6 +53,18 @@ def test_by_cell_is_in_whole_matrices(inputs):
     assert ((of_counts - exact).abs() < 2e-5 * (1 + inputs[-1])).all()
 
 
+def test_detection_by_cell_is_in_whole_matrices(ones):
+    one, other = detection(*ones), _detection_whole(*double(ones))
+    torch.testing.assert_close([x.double() for x in one], list(other), rtol=2e-5, atol=2e-5)
+
+
+def test_derivatives_of_detection(ones):
+    raw, log_total, *where = double(ones)
+    raw = raw.nan_to_num(neginf=-5.0).clamp(-8, 8).requires_grad_()
+    apply = lambda raw, log_total: DetectionLoss.apply(raw, log_total, *where)
+    assert torch.autograd.gradcheck(apply, (raw, log_total.requires_grad_()))
+
+
 def test_derivatives_of_whole_matrices(inputs):
     raw, total, theta, *counts = double(inputs)
     raw, log_theta = raw.nan_to_num(neginf=-5.0).requires_grad_(), theta.log().requires_grad_()
@@ -46,12 +72,14 @@ def test_derivatives_of_whole_matrices(inputs):
     assert torch.autograd.gradcheck(apply, (raw, log_theta))
 
 
-def test_any_number_of_threads_gives_the_same(inputs):
-    alone, before = negative_binomial(*inputs), torch.get_num_threads()
+@pytest.mark.parametrize("function", [negative_binomial, detection])
+def test_any_number_of_threads_gives_the_same(inputs, ones, function):
+    given = ones if function is detection else inputs
+    alone, before = function(*given), torch.get_num_threads()
     try:
         for threads in (2, 3, N + 1):
             torch.set_num_threads(threads)
-            for one, other in zip(negative_binomial(*inputs), alone, strict=True):
+            for one, other in zip(function(*given), alone, strict=True):
                 assert torch.equal(one, other)
     finally:
         torch.set_num_threads(before)
@@ -62,6 +90,14 @@ def test_what_is_not_a_number_shows(inputs):
     raw[2, 5] = float("nan")
     cost, *_ = negative_binomial(raw, *inputs[1:])
     assert cost.isnan().tolist() == [i == 2 for i in range(N)]
+
+
+def test_what_is_not_a_number_shows_in_detection(ones):
+    raw = ones[0].clone()
+    raw[2, 5] = float("nan")
+    cost, of_raw, _ = detection(raw, *ones[1:])
+    assert cost.isnan().tolist() == [i == 2 for i in range(N)]
+    assert of_raw.isnan().all(dim=1).tolist() == [i == 2 for i in range(N)]
 
 
 def test_small_means_keep_their_precision(inputs):

@@ -45,6 +45,26 @@ def _whole_matrix(raw, total, theta, rows, columns, counts):
     return cost, of_raw, of_theta, slope.add_(rest_at)
 
 
+def _detection_whole(raw, log_total, rows, columns):
+    """Cost, derivative to `raw`, and what the ones of a cell add to that to `log_total`."""
+    share = torch.softmax(raw, dim=1)
+    # From `raw`, since the share of an unlikely feature underflows; its log must not.
+    offset = share.amax(dim=1).log() - raw.amax(dim=1) + log_total.squeeze(1)
+    flat = rows * raw.shape[1] + columns
+    log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
+    mu = log_mu.exp().clamp_(min=torch.finfo(raw.dtype).tiny)
+    slope = mu / mu.neg().expm1_().neg_()  # mu / (1 - e^-mu), 1 at the unlikely
+    of_ones = slope.new_zeros(len(share)).scatter_add_(0, rows, slope)
+    cost = log_total.exp().squeeze(1).scatter_add(0, rows, slope.log().sub_(mu).sub_(log_mu))
+    of_raw = share.mul_(of_ones.unsqueeze(1))
+    of_raw.view(-1).scatter_add_(0, flat, slope.neg_())
+    return cost, of_raw, of_ones
+
+
+def _by_cell(raw: torch.Tensor) -> bool:
+    return raw.device.type == "cpu" and raw.dtype == torch.float32
+
+
 class NegativeBinomialLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of counts with mean ``total * softmax(raw)``.
 
@@ -63,8 +83,7 @@ class NegativeBinomialLoss(torch.autograd.Function):
     def forward(ctx, raw, total, log_theta, rows, columns, counts):
         """Cost of every cell, and its derivatives in the same pass."""
         raw, theta = raw.to(log_theta.dtype), log_theta.exp()  # in full precision, always
-        by_row = raw.device.type == "cpu" and raw.dtype == torch.float32
-        function = _row_kernels.negative_binomial if by_row else _whole_matrix
+        function = _row_kernels.negative_binomial if _by_cell(raw) else _whole_matrix
         inputs = (raw.contiguous(), total, theta, rows, columns, counts)
         cost, *derivatives = function(*(x.detach() for x in inputs))
         ctx.save_for_backward(theta, rows, columns, *derivatives)
@@ -97,28 +116,17 @@ class DetectionLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, raw, log_total, rows, columns):
-        """Cost of every cell."""
+        """Cost of every cell, and its derivatives in the same pass."""
         raw = raw.to(log_total.dtype)  # in full precision, always
-        share = torch.softmax(raw, dim=1)
-        # From `raw`, since the share of an unlikely feature underflows; its log must not.
-        offset = share.amax(dim=1).log() - raw.amax(dim=1) + log_total.squeeze(1)
-        flat = rows * raw.shape[1] + columns
-        log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
-        mu = log_mu.exp().clamp_(min=torch.finfo(raw.dtype).tiny)
-        slope = mu / mu.neg().expm1_().neg_()  # mu / (1 - e^-mu), 1 at the unlikely
-        total = log_total.exp()
-        ctx.save_for_backward(share, total, rows, flat, slope)
-        return total.squeeze(1).scatter_add(0, rows, slope.log().sub_(mu).sub_(log_mu))
+        function = _row_kernels.detection if _by_cell(raw) else _detection_whole
+        inputs = (raw.contiguous(), log_total, rows, columns)
+        cost, of_raw, of_ones = function(*(x.detach() for x in inputs))
+        ctx.save_for_backward(of_raw, log_total.exp() - of_ones.unsqueeze(1))
+        return cost
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw` and to `log_total`."""
-        share, total, rows, flat, slope = ctx.saved_tensors
+        of_raw, of_total = ctx.saved_tensors
         grad = grad.unsqueeze(1)
-        of_ones = slope.new_zeros(len(share)).scatter_add_(0, rows, slope).unsqueeze(1)
-        grad_raw = None
-        if ctx.needs_input_grad[0]:
-            grad_raw = share * (of_ones * grad)
-            at = slope * grad.squeeze(1).index_select(0, rows)
-            grad_raw.view(-1).scatter_add_(0, flat, at.neg_())
-        return grad_raw, (total - of_ones) * grad, None, None
+        return of_raw * grad if ctx.needs_input_grad[0] else None, of_total * grad, None, None

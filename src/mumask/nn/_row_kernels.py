@@ -27,6 +27,7 @@ _f, _i = np.float32, np.int32
 ZERO, HALF, ONE = _f(0.0), _f(0.5), _f(1.0)
 LOG2_E, LN2_HIGH, LN2_LOW = _f(1.44269504), _f(0.693359375), _f(-2.12194440e-4)
 LEAST_EXPONENT = _f(-87.0)  # e to this is the smallest normal number
+LEAST_MEAN = float(np.finfo(_f).tiny)
 SQRT_HALF_BITS, MANTISSA_BITS, BIAS = _i(0x3F3504F3), _i(23), _i(127)
 
 
@@ -129,6 +130,34 @@ def _negative_binomial(
             slope[j] -= odds[j] * (all_slope / norm)
 
 
+@_kernel
+def _detection(
+    first, last, raw, highest, log_total, starts, columns, cost, of_raw, of_ones, slopes
+):  # fmt: skip
+    n_features = raw.shape[1]
+    for i in range(first, last):
+        row, slope = raw[i], of_raw[i]
+        norm = ZERO
+        for j in range(n_features):
+            slope[j] = _exp(row[j] - highest[i])
+            norm += slope[j]
+        offset = highest[i] + math.log(norm) - log_total[i]
+        all_cost, all_slope = math.exp(log_total[i]), 0.0
+        for k in range(starts[i], starts[i + 1]):
+            log_mu = row[columns[k]] - offset
+            mu = max(math.exp(log_mu), LEAST_MEAN)
+            steep = -mu / math.expm1(-mu)  # 1 at the unlikely
+            all_cost += math.log(steep) - mu - log_mu
+            all_slope += steep
+            slopes[k] = steep
+        scale = _f(all_slope) / norm
+        for j in range(n_features):
+            slope[j] *= scale
+        for k in range(starts[i], starts[i + 1]):
+            slope[columns[k]] -= slopes[k]
+        cost[i], of_ones[i] = all_cost, all_slope
+
+
 @lru_cache(maxsize=1)
 def _threads(process: int, count: int) -> ThreadPoolExecutor:
     """Threads of this process: a fork has none of its parent's."""
@@ -186,3 +215,19 @@ def negative_binomial(
     )
     _by_rows(len(raw), lambda *block: _negative_binomial(*block, *dense, starts, *sparse, *out))
     return results
+
+
+def detection(
+    raw: torch.Tensor, log_total: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Loss by cell and all derivatives of :class:`DetectionLoss`.
+
+    Returns the cost ``(n,)``, its derivative to `raw`, and what the ones of a cell add to that to
+    `log_total`, ``(n,)``.
+    """
+    cost, of_raw, of_ones = raw.new_empty(len(raw)), torch.empty_like(raw), raw.new_empty(len(raw))
+    starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
+    given = [x.numpy() for x in (raw, raw.amax(dim=1), log_total.squeeze(1))]
+    out = [x.numpy() for x in (cost, of_raw, of_ones, raw.new_empty(len(columns)))]
+    _by_rows(len(raw), lambda *block: _detection(*block, *given, starts, columns.numpy(), *out))
+    return cost, of_raw, of_ones

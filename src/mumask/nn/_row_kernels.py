@@ -133,7 +133,7 @@ def _negative_binomial(
 @_kernel
 def _detection(
     first, last, raw, highest, log_total, starts, columns, cost, of_raw, of_ones, slopes
-):  # fmt: skip
+):
     n_features = raw.shape[1]
     for i in range(first, last):
         row, slope = raw[i], of_raw[i]

@@ -9,7 +9,7 @@ from mumask.nn._fused_losses import (
     DetectionLoss,
     NegativeBinomialLoss,
     _detection_whole,
-    _whole_matrix,
+    _negative_binomial_whole,
 )
 from mumask.nn._row_kernels import SMALL, detection, negative_binomial
 
@@ -47,7 +47,7 @@ def double(inputs):
 
 def test_by_cell_is_in_whole_matrices(inputs):
     *one, of_counts = negative_binomial(*inputs)
-    *other, exact = _whole_matrix(*double(inputs))
+    *other, exact = _negative_binomial_whole(*double(inputs))
     torch.testing.assert_close([x.double() for x in one], other, rtol=2e-5, atol=2e-5)
     # A difference of two numbers of the size of the count, in single precision.
     assert ((of_counts - exact).abs() < 2e-5 * (1 + inputs[-1])).all()
@@ -106,5 +106,5 @@ def test_small_means_keep_their_precision(inputs):
     theta = torch.full((F,), 50.0)
     raw = raw.nan_to_num(neginf=-5.0) * 0.1
     of_theta = negative_binomial(raw, total.clamp(max=1), theta, *counts)[2]
-    exact = _whole_matrix(*double((raw, total.clamp(max=1), theta, *counts)))[2]
+    exact = _negative_binomial_whole(*double((raw, total.clamp(max=1), theta, *counts)))[2]
     assert (of_theta - exact).abs().max() < 1e-9  # without it 6e-8

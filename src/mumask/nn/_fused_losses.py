@@ -11,10 +11,25 @@ from __future__ import annotations
 import torch
 
 from . import _row_kernels
-from ._row_kernels import SMALL, count_tables
+from ._row_kernels import SMALL
 
 
-def _whole_matrix(raw, total, theta, rows, columns, counts):
+def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For counts 0 to SMALL - 1, shape ``(SMALL, n_features)``.
+
+    First ``log x! - log Gamma(x + theta) / Gamma(theta) + x log theta``, what a count adds to the
+    cost whatever the mean; then ``theta (psi(theta) - psi(x + theta))``. Both are sums over
+    ``i < x``, of ``log((1 + i) / (1 + i / theta))`` and ``-1 / (1 + i / theta)``.
+    """
+    i = torch.arange(SMALL - 1, dtype=theta.dtype, device=theta.device).unsqueeze(1)
+    grown = 1 + i / theta
+    zero = theta.new_zeros(1, len(theta))
+    gammas = torch.cat([zero, ((1 + i) / grown).log_().cumsum(0)])
+    slopes = torch.cat([zero, grown.reciprocal().neg_().cumsum(0)])
+    return gammas, slopes
+
+
+def _negative_binomial_whole(raw, total, theta, rows, columns, counts):
     """Cost, derivatives to `raw` and (over theta) to `log_theta`, and what counts add to the last."""
     share = torch.softmax(raw, dim=1)
     r = torch.mul(share, total).div_(theta)
@@ -26,11 +41,11 @@ def _whole_matrix(raw, total, theta, rows, columns, counts):
     flat = rows * raw.shape[1] + columns
     log_mu = raw.reshape(-1).index_select(0, flat) + offset.index_select(0, rows)
     positive = log1p_r.view(-1).index_select(0, flat).sub_(log_mu).mul_(counts)
-    gammas, slopes = count_tables(theta)
-    large = (counts > SMALL).nonzero().squeeze(1)
+    gammas, slopes = _tables(theta)
+    large = (counts >= SMALL).nonzero().squeeze(1)
     x, feature = counts.index_select(0, large), columns.index_select(0, large)
     theta_at = theta.index_select(0, feature)
-    looked_up = counts.clamp(max=SMALL).long().mul_(len(theta)).add_(columns)
+    looked_up = counts.clamp(max=SMALL - 1).long().mul_(len(theta)).add_(columns)
     of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
     of_large += x * theta_at.log()
     gamma = gammas.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
@@ -83,7 +98,7 @@ class NegativeBinomialLoss(torch.autograd.Function):
     def forward(ctx, raw, total, log_theta, rows, columns, counts):
         """Cost of every cell, and its derivatives in the same pass."""
         raw, theta = raw.to(log_theta.dtype), log_theta.exp()  # in full precision, always
-        function = _row_kernels.negative_binomial if _by_cell(raw) else _whole_matrix
+        function = _row_kernels.negative_binomial if _by_cell(raw) else _negative_binomial_whole
         inputs = (raw.contiguous(), total, theta, rows, columns, counts)
         cost, *derivatives = function(*(x.detach() for x in inputs))
         ctx.save_for_backward(theta, rows, columns, *derivatives)

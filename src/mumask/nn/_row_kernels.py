@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# Up to this, a count's part of the loss is looked up in a table of counts by features.
+# Below this, a count's part of the loss is looked up in a table of counts by features.
 SMALL = 8
 
 _f, _i = np.float32, np.int32
@@ -71,6 +71,19 @@ def _log1p(x):
     k = _f(exponent)
     rounded_off = (x - (one_more - ONE)) / one_more
     return (p + k * LN2_LOW - HALF * y * y) + y + k * LN2_HIGH + rounded_off
+
+
+@_kernel
+def _tables(inverse_theta, gammas, slopes):
+    """For counts 0 to SMALL, see :func:`negative_binomial`; sums over ``i`` below the count."""
+    gammas[0], slopes[0] = ZERO, ZERO
+    for i in range(SMALL):
+        gamma, next_gamma, slope, next_slope = gammas[i], gammas[i + 1], slopes[i], slopes[i + 1]
+        log = _f(math.log(1.0 + i))
+        for j in range(len(inverse_theta)):
+            next_gamma[j] = gamma[j] + log - _log1p(_f(i) * inverse_theta[j])
+        for j in range(len(inverse_theta)):
+            next_slope[j] = slope[j] - ONE / (ONE + _f(i) * inverse_theta[j])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -177,21 +190,6 @@ def _by_rows(n_rows: int, work: Callable[[int, int], None]) -> None:
         future.result()
 
 
-def count_tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For counts 0 to SMALL, shape ``(SMALL + 1, n_features)``.
-
-    First ``log x! - log Gamma(x + theta) / Gamma(theta) + x log theta``, what a count adds to the
-    cost whatever the mean; then ``theta (psi(theta) - psi(x + theta))``. Both are sums over
-    ``i < x``, of ``log((1 + i) / (1 + i / theta))`` and ``-1 / (1 + i / theta)``.
-    """
-    i = torch.arange(SMALL, dtype=theta.dtype, device=theta.device).unsqueeze(1)
-    grown = 1 + i / theta
-    zero = theta.new_zeros(1, len(theta))
-    gammas = torch.cat([zero, ((1 + i) / grown).log_().cumsum(0)])
-    slopes = torch.cat([zero, grown.reciprocal().neg_().cumsum(0)])
-    return gammas, slopes
-
-
 def negative_binomial(
     raw: torch.Tensor,
     total: torch.Tensor,
@@ -207,14 +205,16 @@ def negative_binomial(
     """
     cost, of_raw, of_theta = raw.new_empty(len(raw)), torch.empty_like(raw), torch.empty_like(raw)
     of_counts, inverse = torch.empty_like(counts), theta.reciprocal()
+    tables = raw.new_empty(2, SMALL + 1, len(theta)).numpy()
     starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
-    inputs = (raw, raw.amax(dim=1), total.squeeze(1), theta, inverse, *count_tables(theta))
-    results = (cost, of_raw, of_theta, of_counts)
-    dense, sparse, out = (
-        [x.numpy() for x in tensors] for tensors in (inputs, (columns, counts), results)
+    _tables(inverse.numpy(), *tables)
+    inputs = [x.numpy() for x in (raw, raw.amax(dim=1), total.squeeze(1), theta, inverse)]
+    sparse = (starts, columns.numpy(), counts.numpy())
+    outputs = [x.numpy() for x in (cost, of_raw, of_theta, of_counts)]
+    _by_rows(
+        len(raw), lambda *block: _negative_binomial(*block, *inputs, *tables, *sparse, *outputs)
     )
-    _by_rows(len(raw), lambda *block: _negative_binomial(*block, *dense, starts, *sparse, *out))
-    return results
+    return cost, of_raw, of_theta, of_counts
 
 
 def detection(

@@ -8,6 +8,8 @@ from benchmarks.methods import METHODS, Method
 
 MASKED = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 GENES = (500, 1000, 2000)
+# Without batches there is nothing that they could change.
+CONDITIONS = ("encoder conditioned too", "nothing conditioned", "latent subtraction alone")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ STUDIES = {
         only={
             "output weights without a prior": ("T2", "T1b"),  # no default where panels differ
             **dict.fromkeys(["labels weight 1", "labels weight 10"], ("T1b", "T3")),
+            **dict.fromkeys(CONDITIONS, ("T2", "T5")),
             **dict.fromkeys(["own panel as input", "common panel as input"], ("T5", "T5b")),
         },
     ),

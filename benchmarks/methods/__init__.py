@@ -55,6 +55,9 @@ class Method:
 
 
 ALL = ("T1", "T1b", "T2", "T3", "T4", "T4b", "T5", "T5b")
+TANGRAM = dict.fromkeys(
+    ("T5", "T5b"), "with the learning rate of its documentation, which scvi-tools 1.4.2 drops"
+)
 CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
 NEIGHBOURS = {
     "settings": {"neighbours": True},
@@ -105,7 +108,7 @@ METHODS = {
         _peer("scANVI", "scanvi:run", "T1b"),
         _peer("MULTIVI", "multivi:run", "T2", "T4", "T4b"),
         _peer("gimVI", "gimvi:run", "T5", "T5b"),
-        _peer("Tangram", "tangram:run", "T5", "T5b", environment="tangram"),
+        _peer("Tangram", "tangram:run", "T5", "T5b", environment="tangram", notes=TANGRAM),
         _peer("MIDAS", "midas:run", "T1", "T2", package="scmidas", environment="midas"),
         _peer("MOFA+", "mofa:run", "T1", "T4", package="mofapy2", environment="mofa"),
         _peer("WNN", "wnn:run", "T1", "T4", package="muon", notes=CIRCULAR),

@@ -9,6 +9,10 @@ from scvi.external import Tangram
 
 from benchmarks.problem import lognorm
 
+# The defaults of Tangram.train. scvi-tools 1.4.2 hands them to its plan under another name, which
+# then takes its own: the loss hardly moves (0.138798 to 0.138793 in 150 epochs on T5).
+OPTIMIZER = {"lr": 0.1, "eps": 1e-8}
+
 
 def run(problem, job):
     scvi.settings.seed = job.seed
@@ -29,10 +33,8 @@ def run(problem, job):
     )
     model = Tangram(mdata)
     with job.timed():
-        model.train(**job.epochs_option())
+        model.train(plan_kwargs=OPTIMIZER, **job.epochs_option())
     job.epochs = job.max_epochs or 1000
-    mapping = np.array(model.get_mapper_matrix())
-    # Every spatial cell gets its share of every cell of the reference.
-    mapping /= np.maximum(mapping.sum(axis=0, keepdims=True), 1e-12)
-    values = reference.subset(features=problem.targets["rna"]).values.log1p()
-    return {"rna": mapping.T @ values.toarray()}
+    hidden = reference.subset(features=problem.targets["rna"]).to_anndata()
+    projected = Tangram.project_genes(hidden, sides["sp"], np.asarray(model.get_mapper_matrix()))
+    return {"rna": np.log1p(projected.X)}

@@ -56,7 +56,7 @@ class Method:
 
 ALL = ("T1", "T1b", "T2", "T3", "T4", "T4b", "T5", "T5b")
 TANGRAM = dict.fromkeys(
-    ("T5", "T5b"), "with the learning rate of its documentation, which scvi-tools 1.4.2 drops"
+    ("T5", "T5b"), "with the optimiser that its code asks for; scvi-tools 1.4.2 takes another"
 )
 CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
 NEIGHBOURS = {

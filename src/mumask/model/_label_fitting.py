@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,17 +45,37 @@ class LabelFittingMixin(CalibrationMixin):
                 start += len(shown)
         return torch.cat(z).clone(), torch.cat(source), np.concatenate(cell), torch.cat(repeats)
 
-    def _fit_label_head(self) -> None:
-        """Fit MaskedVAE's label head after training.
+    def _head_fitter(
+        self, fit: Callable[..., None], labels: np.ndarray, views: Sequence[Sequence[str]]
+    ) -> Callable[[int, np.ndarray], None]:
+        """Function of steps and cells to leave out that fits a head to all others.
 
-        Labels of cells that no weight was fitted to stay hidden: the calibration needs them.
+        Cells are left out entirely: of unlabelled cells, too, a head becomes surer than of new ones.
+        """
+        z, source, cell, repeats = self._seen_through(views)
+        codes = torch.as_tensor(labels[cell].astype(np.int64), device=z.device)
+
+        def fit_without(n_steps: int, without: np.ndarray) -> None:
+            rows = torch.as_tensor(~np.isin(cell, without), device=z.device)
+            fit(z[rows], source[rows], codes[rows], n_steps=n_steps, repeats=repeats[rows])
+            self.module.eval()
+
+        return fit_without
+
+    def _fit_label_head(self, held_for_calibration: bool) -> None:
+        """Fit MaskedVAE's label head after training, and learn how sure to be of it.
+
+        That needs labels that no weight was fitted to. Were they held back for nothing else, they
+        are learned afterwards: of a rare type every cell counts.
         """
         head = self.module.label_head
         if head is None:
-            return
-        codes = self.adata_manager.get_from_registry(keys.LABELS).ravel().astype(np.int64)
-        codes[self._unfitted_cells()] = self.module.n_classes
-        z, source, cell, repeats = self._seen_through(self._views())
-        labels = torch.as_tensor(codes[cell], device=z.device)
+            return self._calibrate()
+        labels = self.adata_manager.get_from_registry(keys.LABELS).ravel()
+        fit_without = self._head_fitter(head.fit, labels, self._views())
         n_steps = min(MAX_STEPS, max(MIN_STEPS, self.trainer.global_step))
-        head.fit(z, source, labels, n_steps, repeats)
+        held = self._unfitted_cells()
+        fit_without(n_steps, held)
+        self._calibrate()
+        if held_for_calibration and len(held):
+            fit_without(n_steps, held[:0])

@@ -203,20 +203,14 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
     def _fit_head(self, labels: np.ndarray, views: list[list[str]], n_steps: int) -> None:
         """Fit the head; before, one that leaves cells out shows how sure a head may be."""
         module = self.module
-        z, source, cell, repeats = self._seen_through(views)
-
-        def fit(steps: int, without: np.ndarray) -> None:
-            rows = torch.as_tensor(~np.isin(cell, without), device=z.device)
-            codes = torch.as_tensor(labels[cell].astype(np.int64), device=z.device)
-            module.fit_head(z[rows], source[rows], codes[rows], steps, repeats[rows])
-            module.eval()
-
+        fit_without = self._head_fitter(module.fit_head, labels, views)
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
             labelled = np.flatnonzero(labels < module.n_classes)
             drawn = np.random.default_rng(0).permutation(labelled)
             held = np.sort(drawn[: int(len(drawn) * CALIBRATION_SHARE)])
-            # Not even as unlabelled cells, which a head becomes surer of than of cells of a query.
-            fit(min(n_steps, CALIBRATION_STEPS), held)
+            if module.classifier.n_updates:  # one that knows their labels is too sure of them
+                module.classifier.reset()
+            fit_without(min(n_steps, CALIBRATION_STEPS), held)
             self._calibrate_on(labels, np.setdiff1d(labelled, held), held)
             module.classifier.reset()
-        fit(n_steps, np.empty(0, dtype=int))
+        fit_without(n_steps, np.empty(0, dtype=int))

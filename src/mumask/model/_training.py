@@ -19,6 +19,8 @@ SCALE_CELLS = 10_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 200
 # Arguments with which something looks at held-out cells.
 LOOKING = ("early_stopping", "check_val_every_n_epoch", "enable_checkpointing")
+# Arguments that say which cells those are.
+SPLIT = {"train_size", "validation_size", "shuffle_set_split", "external_indexing"}
 
 
 def default_epochs(
@@ -71,8 +73,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         **kwargs
             As in scvi-tools: `accelerator`, `devices`, `train_size` (0.9 where something looks at
             the other cells: early stopping, validation, the calibration of labels; else 1),
-            `validation_size`, `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever
-            the trainer takes.
+            `validation_size`, `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`,
+            and whatever the trainer takes. Labels that are held back for the calibration alone are
+            learned after it; pass `train_size` to keep them as a validation set.
 
         Examples
         --------
@@ -94,8 +97,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
-        held_back = any(kwargs.get(name) for name in LOOKING)
-        if not held_back and keys.LABELS not in self.registry_["field_registries"]:
+        looking = any(kwargs.get(name) for name in LOOKING)
+        splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
+        if not looking and keys.LABELS not in self.registry_["field_registries"]:
             # Nothing would look at held-out cells; labels are calibrated on them.
             kwargs.setdefault("train_size", 1.0)
         if max_epochs is None:
@@ -119,6 +123,5 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             self.module.schedule = before
             self.module.input_masks, self.module.output_masks = {}, {}
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
-            self._fit_label_head()
-            self._calibrate()
+            self._fit_label_head(held_for_calibration=not (looking or splitting))
         return runner

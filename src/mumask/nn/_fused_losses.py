@@ -30,7 +30,7 @@ def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _negative_binomial_whole(raw, total, theta, rows, columns, counts):
-    """Cost, derivatives to `raw` and (over theta) to `log_theta`, and what counts add to the last."""
+    """Cost, and its derivatives to `raw` and (over theta) to `log_theta`."""
     share = torch.softmax(raw, dim=1)
     r = torch.mul(share, total).div_(theta)
     log1p_r, full = r.log1p(), r + 1
@@ -54,10 +54,11 @@ def _negative_binomial_whole(raw, total, theta, rows, columns, counts):
     slope = slopes.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
     rest_at = (1 - full.view(-1).index_select(0, flat)) * counts
     of_theta = log1p_r.sub_(full)
+    of_theta.view(-1).scatter_add_(0, flat, (slope + rest_at) / theta.index_select(0, columns))
     of_raw = full.mul_(theta)
     of_raw.view(-1).scatter_add_(0, flat, -rest_at)
     of_raw.addcmul_(share, of_raw.sum(dim=1, keepdim=True), value=-1)
-    return cost, of_raw, of_theta, slope.add_(rest_at)
+    return cost, of_raw, of_theta
 
 
 def _detection_whole(raw, log_total, rows, columns):
@@ -101,19 +102,15 @@ class NegativeBinomialLoss(torch.autograd.Function):
         function = _row_kernels.negative_binomial if _by_cell(raw) else _negative_binomial_whole
         inputs = (raw.contiguous(), total, theta, rows, columns, counts)
         cost, *derivatives = function(*(x.detach() for x in inputs))
-        ctx.save_for_backward(theta, rows, columns, *derivatives)
+        ctx.save_for_backward(theta, *derivatives)
         return cost
 
     @staticmethod
     def backward(ctx, grad):
         """Gradient to `raw` and to `log_theta`."""
-        theta, rows, columns, of_raw, of_theta, of_counts = ctx.saved_tensors
-        grad_theta = grad_raw = None
-        if ctx.needs_input_grad[2]:
-            grad_theta = theta * (grad @ of_theta)
-            grad_theta.scatter_add_(0, columns, grad.index_select(0, rows) * of_counts)
-        if ctx.needs_input_grad[0]:
-            grad_raw = of_raw * grad.unsqueeze(1)
+        theta, of_raw, of_theta = ctx.saved_tensors
+        grad_raw = of_raw * grad.unsqueeze(1) if ctx.needs_input_grad[0] else None
+        grad_theta = theta * (grad @ of_theta) if ctx.needs_input_grad[2] else None
         return grad_raw, None, grad_theta, None, None, None
 
 

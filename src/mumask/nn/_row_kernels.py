@@ -98,7 +98,7 @@ def _log_gamma_ratio(a, b):
 @_kernel
 def _negative_binomial(
     first, last, raw, highest, total, theta, inverse_theta, gammas, slopes,
-    starts, columns, counts, cost, of_raw, of_theta, of_counts,
+    starts, columns, counts, cost, of_raw, of_theta,
 ):  # fmt: skip
     n_features = raw.shape[1]
     odds, r, shrunk = np.empty((3, n_features), np.float32)
@@ -137,7 +137,7 @@ def _negative_binomial(
             all_cost += x * (log1p_r - (row[j] - offset)) + gamma
             slope[j] -= x * shrunk[j]
             all_slope -= x * shrunk[j]
-            of_counts[k] = x * shrunk[j] + of_gamma
+            excess[j] += (x * shrunk[j] + of_gamma) * inverse_theta[j]
         cost[i] = all_cost
         for j in range(n_features):
             slope[j] -= odds[j] * (all_slope / norm)
@@ -197,24 +197,24 @@ def negative_binomial(
     rows: torch.Tensor,
     columns: torch.Tensor,
     counts: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cost of every cell and its derivatives, as whole-matrix operations would give them.
 
     See :class:`~mumask.nn._fused_losses.NegativeBinomialLoss` for the formulas, the arguments, of
     which `rows` have to ascend, and the results.
     """
     cost, of_raw, of_theta = raw.new_empty(len(raw)), torch.empty_like(raw), torch.empty_like(raw)
-    of_counts, inverse = torch.empty_like(counts), theta.reciprocal()
+    inverse = theta.reciprocal()
     tables = raw.new_empty(2, SMALL + 1, len(theta)).numpy()
     starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
     _tables(inverse.numpy(), *tables)
     inputs = [x.numpy() for x in (raw, raw.amax(dim=1), total.squeeze(1), theta, inverse)]
     sparse = (starts, columns.numpy(), counts.numpy())
-    outputs = [x.numpy() for x in (cost, of_raw, of_theta, of_counts)]
+    outputs = [x.numpy() for x in (cost, of_raw, of_theta)]
     _by_rows(
         len(raw), lambda *block: _negative_binomial(*block, *inputs, *tables, *sparse, *outputs)
     )
-    return cost, of_raw, of_theta, of_counts
+    return cost, of_raw, of_theta
 
 
 def detection(

@@ -177,6 +177,35 @@ def test_values_come_back(transform):
     assert torch.allclose(back, x, atol=1e-2)
 
 
+@pytest.mark.parametrize("transform", ["log1p", "tfidf"])
+def test_a_panel_tells_how_deep_a_cell_is(transform):
+    """Of cells of average composition, everything comes back from the total of a few features."""
+    share = torch.linspace(0.5, 3.0, 40) / 70
+    x = share * torch.tensor([[5.0], [10.0], [20.0]])
+    norm = InputNorm(40, transform)
+    norm.base.copy_(share / share.sum())
+    open_peaks = transform == "tfidf"
+    values = norm.normalise(x) if not open_peaks else torch.log1p(1e4 * norm.base).expand(3, -1)
+    panel = (torch.arange(40) % 5 == 0).expand(3, -1)
+    assert torch.allclose(norm.to_values(values, (x * panel).sum(1, True), panel), x, rtol=1e-3)
+    everything = torch.ones_like(panel)
+    total = x.sum(1, True)
+    assert torch.allclose(norm.to_values(values, total, everything), norm.to_values(values, total))
+
+
+def test_noise_in_what_is_decoded_of_a_panel_stays_there():
+    """Five features are decoded at half or twice their values; what is imputed hardly changes."""
+    torch.manual_seed(0)
+    norm = InputNorm(500, "log1p")
+    x = torch.poisson(torch.full((30, 500), 4.0))
+    panel = (torch.arange(500) < 5).expand(30, -1)
+    total, before = (x * panel).sum(1, True), norm.normalise(x)
+    noisy = torch.where(torch.rand(30, 1) < 0.5, 0.5, 2.0) * before.expm1()
+    after = torch.where(panel, noisy.log1p(), before)
+    one, other = (norm.to_values(values, total, panel)[:, 5:] for values in (before, after))
+    assert ((other - one).abs() <= 0.02 * one).all()
+
+
 def test_unknown_transform():
     with pytest.raises(ValueError, match="log1p"):
         InputNorm(3, "sqrt")

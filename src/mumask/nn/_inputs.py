@@ -58,6 +58,10 @@ class InputNorm(nn.Module):
     def _raw(self, x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype) if self.transform in ("tfidf", "binary") else x
 
+    def _base_of(self, mask: Tensor) -> Tensor:
+        """Share of the features in `mask` of an average cell's counts, ``[n, 1]``."""
+        return (mask.to(self.base.dtype) @ self.base)[:, None].clamp(min=1e-8)
+
     def normalise(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Depth-corrected values on the log scale, before standardisation; ``[n, F]``."""
         x = self._raw(x)
@@ -68,8 +72,7 @@ class InputNorm(nn.Module):
         if visible is None:
             size = x.sum(1, keepdim=True) / self.base.sum()
         else:
-            weight = visible.to(x.dtype)
-            size = (x * weight).sum(1, keepdim=True) / (weight @ self.base)[:, None].clamp(min=1e-8)
+            size = (x * visible).sum(1, keepdim=True) / self._base_of(visible)
         return torch.log1p(x * (_TARGET_SUM / size.clamp(min=1e-8)) * self.idf)
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -107,17 +110,23 @@ class InputNorm(nn.Module):
         total
             Total ``[n, 1]`` over the features in `mask` (counts, open peaks).
         mask
-            Bool ``[n, F]`` or None = all.
+            Bool ``[n, F]`` or None = all. As on the way in, a cell's total over all features follows
+            from the share that those in `mask` have of an average cell. What is decoded of the cell
+            itself adds up too few values for that: divided by the sum over some eighty genes of a
+            spatial panel, the noise of that sum is in every gene that is imputed.
         """
         if self.transform == "identity":
             return normalised
         if self.transform == "binary":
             return normalised.clamp(0.0, 1.0)
+        share = self.share(normalised)
+        if mask is not None and self.transform == "clr":
+            return share * (total / (share * mask).sum(1, keepdim=True).clamp(min=1e-8))
+        if mask is not None:
+            total = total / self._base_of(mask)
         if self.transform == "tfidf":
             return (normalised.expm1() * total / (_TARGET_SUM * self.idf)).clamp(0.0, 1.0)
-        share = self.share(normalised)
-        counted = share if mask is None else share * mask
-        return share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))
+        return share * (total / share.sum(1, keepdim=True).clamp(min=1e-8))
 
     def share(self, normalised: Tensor) -> Tensor:
         """Normalised values of counts back to multiples of what the cell has in total.

@@ -105,3 +105,12 @@ def test_fitting_forgets_what_was_fitted_before():
         head.fit(z, labels, torch.ones(2), n_steps=3)
         heads.append(head.eval()(z))
     assert torch.equal(*heads)
+
+
+def test_an_earlier_fit_does_not_outlive_its_latent_space():
+    head = FittedHead(4, 2, 3)
+    z, source = torch.randn(30, 4), torch.ones(30, 2, dtype=torch.bool)
+    head.fit(z, source, torch.arange(30) % 3, n_steps=2)
+    assert head.fitted
+    head.fit(z + 1, source, torch.full((30,), 3), n_steps=2)
+    assert not head.fitted

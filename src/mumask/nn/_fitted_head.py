@@ -54,7 +54,8 @@ class FittedHead(nn.Module):
             Of :meth:`mumask.nn.LabelHead.fit`.
         """
         n_classes = self.head.network[-1].out_features
-        if not (labels < n_classes).any():
+        self.fitted.fill_((labels < n_classes).any())
+        if not self.fitted:  # nor does an earlier fit belong to these latent vectors
             return
         self.center.copy_(z.mean(dim=0))
         # One factor for all dimensions: they keep the proportions that the model gave them.
@@ -63,4 +64,3 @@ class FittedHead(nn.Module):
         values = with_sources((z - self.center) / self.spread, source)
         self.head.fit(values, labels, torch.ones(n_classes, device=z.device), n_steps, repeats)
         self.head.eval().requires_grad_(False)
-        self.fitted.fill_(True)

@@ -54,8 +54,8 @@ class FittedHead(nn.Module):
             Of :meth:`mumask.nn.LabelHead.fit`.
         """
         n_classes = self.head.network[-1].out_features
-        self.fitted.fill_((labels < n_classes).any())
-        if not self.fitted:  # nor does an earlier fit belong to these latent vectors
+        self.fitted.fill_(False)  # an earlier fit does not belong to these latent vectors
+        if not (labels < n_classes).any():
             return
         self.center.copy_(z.mean(dim=0))
         # One factor for all dimensions: they keep the proportions that the model gave them.
@@ -64,3 +64,4 @@ class FittedHead(nn.Module):
         values = with_sources((z - self.center) / self.spread, source)
         self.head.fit(values, labels, torch.ones(n_classes, device=z.device), n_steps, repeats)
         self.head.eval().requires_grad_(False)
+        self.fitted.fill_(True)

@@ -119,14 +119,13 @@ class InputNorm(nn.Module):
             return normalised
         if self.transform == "binary":
             return normalised.clamp(0.0, 1.0)
-        share = self.share(normalised)
-        if mask is not None and self.transform == "clr":
-            return share * (total / (share * mask).sum(1, keepdim=True).clamp(min=1e-8))
-        if mask is not None:
-            total = total / self._base_of(mask)
+        if mask is not None and self.transform != "clr":  # which takes no depth out
+            total, mask = total / self._base_of(mask), None
         if self.transform == "tfidf":
             return (normalised.expm1() * total / (_TARGET_SUM * self.idf)).clamp(0.0, 1.0)
-        return share * (total / share.sum(1, keepdim=True).clamp(min=1e-8))
+        share = self.share(normalised)
+        counted = share if mask is None else share * mask
+        return share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))
 
     def share(self, normalised: Tensor) -> Tensor:
         """Normalised values of counts back to multiples of what the cell has in total.

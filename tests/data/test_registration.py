@@ -93,6 +93,17 @@ def test_given_panels_go_first(mosaic, manager_of):
     np.testing.assert_array_equal(panel[1], [False, False, False, True, False, True])
 
 
+def test_given_panels_of_numbered_batches(mosaic, manager_of):
+    mosaic.obs["lane"] = (mosaic.obs["batch"] == "cite").astype(int)
+    for batch in (1, "1", np.int64(1)):
+        panels = {"protein": {batch: ["protein3", "protein5"]}}
+        panel = state_of(manager_of(mosaic, batch_key="lane", panels=panels), "protein")["panel"]
+        assert panel[0].all()
+        np.testing.assert_array_equal(panel[1], [False, False, False, True, False, True])
+    with pytest.raises(ValueError, match=r"\['7'\]"):
+        manager_of(mosaic, batch_key="lane", panels={"protein": {7: ["protein3"]}})
+
+
 def shown(rng, rate, n_cells, absent=()) -> np.ndarray:
     """Cells that show each feature, ``(n_batch, n_features)``; the first batch lacks `absent`."""
     nonzero = np.stack([rng.binomial(n, rate) for n in n_cells])

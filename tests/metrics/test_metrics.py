@@ -96,6 +96,18 @@ class TestClusters:
         assert set(same) == {"ARI", "NMI", "FMI", "AMI", "F-measure", "Jaccard"}
         assert all(value == pytest.approx(1) for value in same.values())
 
+    @pytest.mark.parametrize("gap", [np.nan, None])
+    def test_missing_labels_are_no_class(self, gap):
+        for labels in ([gap, "a", "b"], pd.Series([gap, "a", "b"], dtype="category")):
+            with pytest.raises(ValueError, match="missing"):
+                metrics.cluster_agreement(labels, [0, 1, 1])
+            with pytest.raises(ValueError, match="missing"):
+                metrics.cluster_agreement([0, 1, 1], labels)
+            with pytest.raises(ValueError, match="missing"):
+                metrics.silhouette(np.eye(3), labels)
+        with pytest.raises(ValueError, match="fit 3 cells"):
+            metrics.cluster_agreement(["a", "a", "b"], [0, 1])
+
     def test_all_singletons(self):
         scores = metrics.cluster_agreement([0, 1, 2], [2, 0, 1])
         assert scores["F-measure"] == scores["Jaccard"] == 1

@@ -200,6 +200,22 @@ class TestTraining:
         assert list(ax.lines[0].get_xdata()) == [2, 3, 4]
         with pytest.raises(ValueError, match="nothing"):
             pl.training_curves(model, keys=["nothing"])
+        (ax,) = pl.training_curves(model, keys="elbo")
+        assert ax.get_title() == "elbo"
+
+    def test_what_says_nothing_is_left_out(self):
+        """A model without a KL divergence: its parts are 0, and the ELBO is what remains."""
+        history = self.history()
+        del history["kl_weight"]
+        for split in ("train", "validation"):
+            history[f"reconstruction_loss_{split}"] = history[f"elbo_{split}"].copy()
+            history[f"kl_local_{split}"] = 0 * history[f"elbo_{split}"]
+        titles = [ax.get_title() for ax in pl.training_curves(history)]
+        assert titles == ["loss", "reconstruction loss"]
+        axes = pl.training_curves(history, ["elbo", "kl_local"])  # who asks for them gets them
+        assert [ax.get_title() for ax in axes] == ["elbo", "kl local"]
+        history["elbo_validation"] = history["elbo_validation"] + 1
+        assert len(pl.training_curves(history)) == 3
 
     def test_gaps_and_one_epoch(self):
         history = self.history(4)
@@ -243,8 +259,11 @@ class TestMeasuredVsImputed:
         x, y = axes[1].lines[0].get_data()
         np.testing.assert_array_equal(x, measured["p3"])
         np.testing.assert_array_equal(y, imputed["p3"])
-        with pytest.raises(KeyError, match="p0"):
-            pl.measured_vs_imputed(measured, turned, ["p0"])
+        axes = pl.measured_vs_imputed(measured, turned, "p3")
+        assert [ax.get_title().split("\n")[0] for ax in axes[1:]] == ["p3"]
+        for missing in ("p0", ["p0"]):
+            with pytest.raises(KeyError, match=r"\['p0'\]"):
+                pl.measured_vs_imputed(measured, turned, missing)
         with pytest.raises(ValueError, match="share no cell"):
             pl.measured_vs_imputed(measured, imputed.add_prefix("x"))
 

@@ -67,6 +67,36 @@ def test_markers_are_those_of_scanpy(simulated):
     del mdata["rna"].layers["lognorm"]
 
 
+@pytest.mark.parametrize("reference", ["rest", "L2a"])
+@pytest.mark.parametrize("source", ["X", "layer", "denoised"])
+def test_fold_change_of_peaks_is_that_of_their_shares(simulated, capsys, source, reference):
+    mdata = simulated[0].copy()
+    mdata["atac"].layers["peaks"] = mdata["atac"].X.copy()
+    of_source = {
+        "X": {},
+        "layer": {"layer": "peaks"},
+        "denoised": {"denoised": mdata["atac"].to_df()},
+    }
+    options = {"reference": reference, "n_top": None, **of_source[source]}
+    markers = mumask.tl.rank_markers(mdata, "cell_type", "atac", **options)
+    expected = np.log2((markers["share_in"] + 1e-9) / (markers["share_out"] + 1e-9))
+    np.testing.assert_allclose(markers["log2_fold_change"], expected)
+    assert (markers["share_in"] == 0).any()  # and the fold change is finite there
+    assert capsys.readouterr().err == ""  # scanpy said that these were raw counts
+
+
+def test_ranks_of_peaks_are_those_of_scanpy(simulated):
+    mdata, _ = simulated
+    atac = mdata["atac"].copy()
+    atac.obs["kind"] = mdata.obs["cell_type"].reindex(atac.obs_names).astype(str).astype("category")
+    sc.tl.rank_genes_groups(atac, "kind", method="wilcoxon", tie_correct=True, groups=["L1a"])
+    theirs = sc.get.rank_genes_groups_df(atac, "L1a").head(20)
+    ours = mumask.tl.rank_markers(mdata, "cell_type", "atac", groups="L1a")
+    assert list(ours["feature"]) == list(theirs["names"])
+    np.testing.assert_allclose(ours["score"], theirs["scores"], rtol=1e-5)
+    np.testing.assert_allclose(ours["pval"], theirs["pvals"], rtol=1e-5)
+
+
 def test_markers_of_denoised_values_reach_absent_cells(simulated):
     mdata, truth = simulated
     denoised = truth["atac"].to_df()  # what a perfect model would give, for all cells

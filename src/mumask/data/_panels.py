@@ -183,6 +183,7 @@ def given_panel(
     panels: Mapping[str, Sequence[str]], modality: str, batches: Sequence[str], names: np.ndarray
 ) -> np.ndarray:
     """Panel `F_m` from lists of measured features per batch; batches not listed measured all."""
+    panels = {str(batch): features for batch, features in panels.items()}
     unknown = set(panels) - set(batches)
     if unknown:
         raise ValueError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from sklearn import metrics
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from ._mixing import check_latent, silhouette
+from ._mixing import check_labels, check_latent, silhouette
 
 
 def cluster_agreement(labels, clusters) -> dict[str, float]:
@@ -32,7 +31,7 @@ def cluster_agreement(labels, clusters) -> dict[str, float]:
     >>> scores["ARI"], scores["NMI"]
     (1.0, 1.0)
     """
-    labels, clusters = np.asarray(labels), np.asarray(clusters)
+    labels, clusters = check_labels(len(labels), labels, clusters)
     (_, fp), (fn, tp) = pair_confusion_matrix(labels, clusters)
     errors = fp + fn
     return {

@@ -19,13 +19,19 @@ def check_latent(latent, *labels) -> list[np.ndarray]:
         raise ValueError(f"The latent must be cells x dimensions, got shape {latent.shape}.")
     if not np.isfinite(latent).all():
         raise ValueError("The latent has NaN or infinite values; drop those cells first.")
+    return [latent, *check_labels(len(latent), *labels)]
+
+
+def check_labels(n_cells: int, *labels) -> list[np.ndarray]:
+    """Label vectors [n] as arrays of equal length, without gaps."""
     columns = [np.asarray(column) for column in labels]
-    for column in columns:
-        if column.shape != (len(latent),):
-            raise ValueError(f"Labels of shape {column.shape} do not fit {len(latent)} cells.")
-        if pd.isna(column).any():
+    for given, column in zip(labels, columns, strict=True):
+        if column.shape != (n_cells,):
+            raise ValueError(f"Labels of shape {column.shape} do not fit {n_cells} cells.")
+        # as objects, because beside text a NaN of a list becomes the text "nan"
+        if pd.isna(np.asarray(given, dtype=object)).any():
             raise ValueError("Some labels are missing (NaN); score only the cells that have one.")
-    return [latent, *columns]
+    return columns
 
 
 def batch_entropy_mixing(

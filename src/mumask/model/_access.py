@@ -72,7 +72,9 @@ class AccessMixin(BaseModelClass):
         if modality not in self.modalities:
             raise ValueError(f"Modality {modality!r} is not in the model: {self.modalities}.")
 
-    def _cells(self, mdata: MuData | None, indices: Sequence | None) -> tuple[MuData, np.ndarray]:
+    def _cells(
+        self, mdata: MuData | None, indices: Sequence | slice | str | int | None
+    ) -> tuple[MuData, np.ndarray]:
         """Checked data, and the numbers of the cells asked for."""
         if mdata is None and self.adata is None:
             raise ValueError("The model was loaded without data: pass `mdata`.")
@@ -81,27 +83,8 @@ class AccessMixin(BaseModelClass):
             with keep_order():
                 mdata = mdata.copy()
         mdata = self._validate_anndata(mdata)
-        if indices is None:
-            return mdata, np.arange(mdata.n_obs)
-        indices = np.asarray(indices)
-        if indices.dtype == bool:
-            if len(indices) != mdata.n_obs:
-                raise ValueError(
-                    f"`indices` has {len(indices)} booleans, but there are {mdata.n_obs} cells."
-                )
-            return mdata, np.flatnonzero(indices)
-        if indices.dtype.kind in "OUS":
-            numbers = mdata.obs_names.get_indexer(indices)
-            if (numbers < 0).any():
-                raise KeyError(f"`indices`: no cell named {indices[numbers < 0][0]!r}.")
-            return mdata, numbers
-        if len(indices) and indices.dtype.kind not in "iu":
-            raise IndexError(
-                f"`indices` are {indices.dtype}, not whole numbers, booleans or names."
-            )
-        if len(indices) and not (-mdata.n_obs <= indices.min() <= indices.max() < mdata.n_obs):
-            raise IndexError(f"`indices` go beyond the {mdata.n_obs} cells.")
-        return mdata, indices.astype(np.int64)
+        indices = slice(None) if indices is None else indices
+        return mdata, cell_numbers(mdata.obs_names, indices, "indices")
 
     def _minibatches(
         self, mdata: MuData, cells: np.ndarray, batch_size: int | None
@@ -146,3 +129,23 @@ class AccessMixin(BaseModelClass):
                     f"`transform_batch`: {batch!r} is no batch of the model, {self.batches}."
                 )
         return [self.batches.index(batch) for batch in wanted]
+
+
+def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
+    """Numbers of the cells meant by numbers, booleans or names, by one of them or by a slice."""
+    n = len(names)
+    cells = np.ravel(np.arange(n)[cells] if isinstance(cells, slice) else cells)
+    if cells.dtype == bool:
+        if len(cells) != n:
+            raise ValueError(f"`{argument}` has {len(cells)} booleans, but there are {n} cells.")
+        return np.flatnonzero(cells)
+    if cells.dtype.kind in "OUS":
+        numbers = names.get_indexer(cells)
+        if (numbers < 0).any():
+            raise KeyError(f"`{argument}`: no cell named {cells[numbers < 0].tolist()[0]!r}.")
+        return numbers
+    if len(cells) and cells.dtype.kind not in "iu":
+        raise IndexError(f"`{argument}` are {cells.dtype}, not whole numbers, booleans or names.")
+    if len(cells) and not (-n <= cells.min() <= cells.max() < n):
+        raise IndexError(f"`{argument}` go beyond the {n} cells.")
+    return cells.astype(np.int64)

@@ -15,7 +15,7 @@ from scvi.model.base._de_core import _de_core
 from mumask.data import keys
 from mumask.nn import LIKELIHOODS
 
-from ._access import AccessMixin
+from ._access import AccessMixin, cell_numbers
 
 # Column of the groups that are compared; a name that no obs has.
 GROUP = "_mumask_group"
@@ -313,8 +313,8 @@ def _columns(names: pd.Index, features, modality: str) -> np.ndarray:
     features = [features] if isinstance(features, str) else list(features)
     columns = names.get_indexer(features)
     if (columns < 0).any():
-        strange = np.asarray(features)[columns < 0]
-        raise KeyError(f"`features`: modality {modality!r} has no {strange[0]!r}.")
+        strange = features[np.argmin(columns)]
+        raise KeyError(f"`features`: modality {modality!r} has no {strange!r}.")
     return columns
 
 
@@ -360,19 +360,9 @@ def _groups(obs: pd.DataFrame, groupby, group1, group2, idx1, idx2):
 
 def _chosen(obs: pd.DataFrame, cells, argument: str) -> np.ndarray:
     """Booleans of the cells meant by numbers, booleans, names or a query."""
-    if isinstance(cells, str):
-        chosen = obs.index.isin(obs.query(cells).index)
-    else:
-        cells = np.asarray(cells).ravel()
-        if cells.dtype == bool and len(cells) != len(obs):
-            raise ValueError(f"`{argument}` has {len(cells)} booleans for {len(obs)} cells.")
-        if cells.dtype.kind in "OUS":
-            numbers = obs.index.get_indexer(cells)
-            if (numbers < 0).any():
-                raise KeyError(f"`{argument}`: no cell named {cells[numbers < 0][0]!r}.")
-            cells = numbers
-        chosen = np.zeros(len(obs), dtype=bool)
-        chosen[cells] = True
+    cells = obs.query(cells).index if isinstance(cells, str) else cells
+    chosen = np.zeros(len(obs), dtype=bool)
+    chosen[cell_numbers(obs.index, cells, argument)] = True
     if not chosen.any():
         raise ValueError(f"`{argument}` has no cell.")
     return chosen

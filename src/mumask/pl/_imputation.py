@@ -28,8 +28,8 @@ def measured_vs_imputed(
         Cells x features of the same cells: DataFrame, AnnData, or a dense or sparse matrix. Two
         labelled tables are matched by cell and feature names; only what both have is drawn.
     features
-        Features to draw cell by cell. By default the best, the upper quarter, the median and the
-        worst by Pearson correlation.
+        One or more features to draw cell by cell. By default the best, the upper quarter, the
+        median and the worst by Pearson correlation.
     log1p
         Transform both sides by log(1 + x) first, the usual scale for counts.
     n_columns
@@ -56,9 +56,9 @@ def measured_vs_imputed(
     if features is None:
         picks = np.unique(np.round(np.array([0, 0.25, 0.5, 1]) * (len(ranked) - 1)).astype(int))
         features = ranked.index[picks]
-    elif missing := [name for name in features if name not in scores.index]:
+    features = [features] if isinstance(features, str) else list(features)
+    if missing := [name for name in features if name not in scores.index]:
         raise KeyError(f"Not in both tables: {missing}.")
-    features = list(features)
     n_columns = min(n_columns, len(features))
     n_rows = max(1, -(-len(features) // n_columns))
     figure = plt.figure(

@@ -24,8 +24,9 @@ def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=No
         A trained model, or its ``history``: a dict of DataFrames with the epoch as index, as
         scvi-tools keeps it.
     keys
-        Quantities to draw, without their train or validation part (``"elbo"``, ``"loss"``);
-        None draws all that were logged per epoch.
+        One or more quantities to draw, without their train or validation part (``"elbo"``,
+        ``"loss"``). None draws all that were logged per epoch, but not what is 0 throughout, nor
+        an ELBO that equals the reconstruction loss, as in models without a KL divergence.
     skip
         Leave out the first epochs, whose losses often hide the rest.
     n_columns
@@ -52,7 +53,10 @@ def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=No
     if not history:
         raise ValueError("There is no history; train the model first.")
     curves = _group(history)
-    if keys is not None:
+    if keys is None:
+        curves = {name: splits for name, splits in curves.items() if _says_more(name, curves)}
+    else:
+        keys = [keys] if isinstance(keys, str) else list(keys)
         if missing := [key for key in keys if key not in curves]:
             raise ValueError(f"Not logged: {missing}; there are {list(curves)}.")
         curves = {key: curves[key] for key in keys}
@@ -109,3 +113,11 @@ def _group(history):
         return next((i for i, first in enumerate(_FIRST) if name.startswith(first)), len(_FIRST))
 
     return {name: curves[name] for name in sorted(curves, key=rank)}
+
+
+def _says_more(name, curves):
+    """Whether a quantity is more than zeros, and an ELBO more than the reconstruction loss."""
+    splits, other = curves[name], curves.get("reconstruction_loss", {})
+    if name == "elbo" and all(values.equals(other.get(split)) for split, values in splits.items()):
+        return False
+    return any((values != 0).any() for values in splits.values())

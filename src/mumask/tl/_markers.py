@@ -65,9 +65,9 @@ def rank_markers(
     Returns
     -------
     Data frame ordered by group and rank: ``group``, ``rank`` (from 1), ``feature``, ``score``,
-    ``log2_fold_change`` (NaN for negative values, which have none), ``pval``, ``pval_adj``
-    (Benjamini-Hochberg), and the share of cells with a value above 0 in the group and outside of
-    it, ``share_in`` and ``share_out``.
+    ``log2_fold_change`` (of binary values that of the shares; NaN for negative values, which have
+    none), ``pval``, ``pval_adj`` (Benjamini-Hochberg), and the share of cells with a value above 0
+    in the group and outside of it, ``share_in`` and ``share_out``.
 
     Examples
     --------
@@ -81,14 +81,12 @@ def rank_markers(
         raise KeyError(f"`groupby`: {groupby!r} is not in mdata.obs; it has {list(mdata.obs)}.")
     if denoised is not None and layer is not None:
         raise ValueError("Pass either `denoised` or `layer`, not both.")
-    shell, logged = _values(mdata, modality, denoised, layer)
+    shell, binary = _values(mdata, modality, denoised, layer)
     labels = mdata.obs[groupby].reindex(shell.obs_names)
     shell = shell[labels.notna().to_numpy()].copy()
     shell.obs["group"] = pd.Categorical(labels.dropna().astype(str))
     groups, names = _checked(shell, groups, reference, groupby, modality)
     shell = shell[shell.obs["group"].isin(names)].copy()
-    if logged:
-        shell.uns["log1p"] = {"base": None}
     options = {"tie_correct": True} if method == "wilcoxon" else {}
     with np.errstate(divide="ignore", invalid="ignore"):
         sc.tl.rank_genes_groups(
@@ -102,11 +100,11 @@ def rank_markers(
             use_raw=False,
             **options,
         )
-    return _table(shell, groups, reference)
+    return _table(shell, groups, reference, binary)
 
 
 def _values(mdata: MuData, modality: str, denoised, layer) -> tuple[AnnData, bool]:
-    """Values to compare, and whether they are logarithms."""
+    """Values to compare, logarithms of what can have them, and whether they were 0 and 1."""
     if denoised is not None:
         strange = denoised.index.difference(mdata.obs_names)
         if len(strange):
@@ -114,10 +112,9 @@ def _values(mdata: MuData, modality: str, denoised, layer) -> tuple[AnnData, boo
         values = denoised.to_numpy(dtype=np.float32)
         if np.isnan(values).any():
             raise ValueError("`denoised` has NaN: leave out cells that had no source modality.")
-        counts = bool((values >= 0).all())
-        shell = AnnData(np.log1p(values) if counts else values)
+        shell = AnnData(np.log1p(values) if (values >= 0).all() else values)
         shell.obs_names, shell.var_names = denoised.index, denoised.columns.astype(str)
-        return shell, counts
+        return shell, is_binary(values)
     adata = mdata.mod[modality]
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"Modality {modality!r} has no layer {layer!r}: {list(adata.layers)}.")
@@ -128,15 +125,16 @@ def _values(mdata: MuData, modality: str, denoised, layer) -> tuple[AnnData, boo
     values = values.astype(np.float32)
     shell = AnnData(values)
     shell.obs_names, shell.var_names = adata.obs_names, adata.var_names
-    if layer is not None:
+    if is_binary(values):
+        sc.pp.log1p(shell)  # the ranks stay the same, and scanpy does not take them for raw counts
         return shell, True
     stored = values.data if sp.issparse(values) else values
-    if is_binary(values) or not (stored >= 0).all() or (stored != np.round(stored)).any():
+    if layer is not None or not (stored >= 0).all() or (stored != np.round(stored)).any():
         return shell, False
     logger.info("Modality %r: counts are scaled and logarithmised for the ranking.", modality)
     sc.pp.normalize_total(shell)
     sc.pp.log1p(shell)
-    return shell, True
+    return shell, False
 
 
 def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str):
@@ -162,15 +160,19 @@ def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str
     return wanted, names
 
 
-def _table(shell: AnnData, groups: list[str], reference: str) -> pd.DataFrame:
+def _table(shell: AnnData, groups: list[str], reference: str, binary: bool) -> pd.DataFrame:
     result = shell.uns["rank_genes_groups"]
     outside = "pts_rest" if reference == "rest" else "pts"
     negative = (shell.X.min() if shell.n_obs else 0) < 0
     tables = []
     for group in groups:
         names = pd.Index(result["names"][group])
+        share_in = result["pts"][group].loc[names].to_numpy()
         share_out = result[outside][group if reference == "rest" else reference]
+        share_out = share_out.loc[names].to_numpy()
         fold = result["logfoldchanges"][group]
+        if binary:  # not of scanpy's geometric means, but its constant keeps a share of 0 finite
+            fold = np.log2((share_in + 1e-9) / (share_out + 1e-9))
         tables.append(
             pd.DataFrame(
                 {
@@ -181,8 +183,8 @@ def _table(shell: AnnData, groups: list[str], reference: str) -> pd.DataFrame:
                     "log2_fold_change": np.full(len(names), np.nan) if negative else fold,
                     "pval": result["pvals"][group],
                     "pval_adj": result["pvals_adj"][group],
-                    "share_in": result["pts"][group].loc[names].to_numpy(),
-                    "share_out": share_out.loc[names].to_numpy(),
+                    "share_in": share_in,
+                    "share_out": share_out,
                 }
             )
         )

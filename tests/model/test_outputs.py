@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,6 +79,12 @@ def test_kinds_of_indices(trained):
         (mask, np.flatnonzero(mask)),
         (list(mask), np.flatnonzero(mask)),
         (pd.Series(mask, index=names), np.flatnonzero(mask)),
+        (np.flatnonzero(mask)[:, None], np.flatnonzero(mask)),
+        (names[7], [7]),
+        (7, [7]),
+        (np.int64(-1), [N - 1]),
+        (slice(3, 40, 9), np.arange(3, 40, 9)),
+        (slice(-5, None), np.arange(N - 5, N)),
     ]
     for indices, expected in cases:
         part = trained.get_latent_representation(indices=indices)
@@ -90,7 +97,10 @@ def test_kinds_of_indices(trained):
     ("indices", "error", "says"),
     [
         ([True, False], IndexError, "2 booleans.*90 cells"),
-        (["nobody"], KeyError, "nobody"),
+        (["nobody"], KeyError, "no cell named 'nobody'"),
+        ("nobody", KeyError, "no cell named 'nobody'"),
+        (True, ValueError, "1 booleans"),
+        (90, IndexError, "90"),
         ([90], IndexError, "90"),
         ([-91], IndexError, "90"),
         ([0.5], IndexError, "whole numbers"),
@@ -279,3 +289,36 @@ def test_names(trained):
     assert "rna" in str(trained.get_var_names())
     trained.view_anndata_setup()
     assert trained.summary_stats["n_batch"] == 3
+
+
+def test_an_imputed_mosaic_can_be_written(trained, tmp_path):
+    """With gaps in what is known of features, and types of columns that have gaps."""
+    mdata = trained.adata.copy()
+    part = mdata.mod["rna"][:, 2:].copy()
+    part.var["highly_variable"] = True
+    query = md.MuData({"rna": part})
+    query.obs = query.obs.join(mdata.obs[["batch", "site", "donor", "age"]])
+    query.obs["flag"] = pd.array([None] + [True] * (query.n_obs - 1), dtype="boolean")
+    mapped = type(trained).load_query_data(query, trained)
+    full = mapped.impute()
+    assert full.obs["flag"].dtype == "boolean"
+    assert full.obs["site"].dtype == query.obs["site"].dtype
+    full.write(tmp_path / "full.h5mu")
+    read = md.read_h5mu(tmp_path / "full.h5mu")
+    assert read["rna"].var["highly_variable"].isna().sum() == 2
+
+
+def test_a_cell_of_which_nothing_was_measured_is_imputed_at_the_expected_depth(make_mosaic, fit):
+    mosaic = make_mosaic()
+    seen = np.ones(mosaic["rna"].shape, dtype=bool)
+    seen[0] = False
+    mosaic["rna"].layers["seen"] = seen
+    model = fit(mosaic, setup={"mask_layers": {"rna": "seen"}}, epochs=2)
+    cell = [mosaic["rna"].obs_names[0]]
+    imputed = model.impute(indices=cell)["rna"].X
+    assert imputed.sum() > 1
+
+
+def test_a_library_size_is_a_number(trained):
+    with pytest.raises(TypeError, match="library_size.*'latent'"):
+        trained.get_normalized_expression(library_size="latent")

@@ -155,6 +155,52 @@ def test_prepared_query(options, query, unchanged):
     np.testing.assert_allclose(a, b[order], atol=1e-6)
 
 
+def test_reduced_in_place(options, make_mosaic):
+    """Cells that only have modalities which the reference lacks are left out."""
+    reference = options(setup={"modalities": ["rna", "protein"]})
+    query = make_mosaic(10, {"a": ("rna", "atac"), "b": ("atac",)}, seed=3)
+    names = MaskedVAE.prepare_query_mudata(query, reference).obs_names
+    MaskedVAE.prepare_query_mudata(query, reference, inplace=True)
+    assert set(query.obs_names) == set(names)
+    assert list(query.mod) == ["rna"]
+    assert MaskedVAE.load_query_data(query, reference).get_latent_representation().shape[0] == 10
+
+
+def test_all_cells_of_a_query_are_trained_on_and_its_history_kept(options, query):
+    mapped = MaskedVAE.load_query_data(query, options())
+    mapped.train(max_epochs=2, enable_progress_bar=False)
+    assert sorted(mapped.train_indices) == list(range(40))
+    assert len(mapped.history["train_loss"]) == 2
+    mapped.train(max_epochs=1, enable_progress_bar=False)
+    assert len(mapped.history["train_loss"]) == 3
+
+
+def test_labels_of_a_query_may_be_missing(options, query):
+    reference = options()
+    expected = MaskedVAE.load_query_data(query.copy(), reference).predict()
+    query.obs["some_labels"] = np.nan
+    assert MaskedVAE.load_query_data(query, reference).predict().equals(expected)
+    own = reference.adata.copy()
+    own.obs["some_labels"] = pd.Categorical([None] * 89 + ["type1"])
+    assert reference.predict(own).equals(reference.predict())
+
+
+def test_a_query_needs_no_mask_layer(make_mosaic, fit, query):
+    mosaic = make_mosaic()
+    mosaic["rna"].layers["seen"] = np.ones(mosaic["rna"].shape, dtype=bool)
+    reference = fit(mosaic, setup={"mask_layers": {"rna": "seen"}}, epochs=1)
+    plain = MaskedVAE.load_query_data(query.copy(), reference).get_latent_representation()
+    query["rna"].layers["seen"] = np.ones(query["rna"].shape, dtype=bool)
+    masked = MaskedVAE.load_query_data(query, reference).get_latent_representation()
+    np.testing.assert_allclose(masked, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(("unfrozen", "error"), [("encoder", TypeError), (["encodr"], ValueError)])
+def test_weights_to_train_exist(options, query, unfrozen, error):
+    with pytest.raises(error, match="unfrozen"):
+        MaskedVAE.load_query_data(query, options(), unfrozen=unfrozen)
+
+
 def test_errors(options, query):
     reference = options()
     with pytest.raises(ValueError, match="none is shared"):

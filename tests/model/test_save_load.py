@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mumask import MaskedVAE
-from mumask.model._io import FORMAT, FORMAT_VERSION, MODEL_FILE, from_plain, to_plain
+from mumask.model._io import DATA_FILE, FORMAT, FORMAT_VERSION, MODEL_FILE, from_plain, to_plain
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,36 @@ def test_data_saved_with_the_model(trained, tmp_path):
     trained.save(tmp_path / "m", save_anndata=True)
     assert_same_numbers(trained, MaskedVAE.load(tmp_path / "m"))
     assert MaskedVAE.load(tmp_path / "m", False).adata is None
+
+
+def test_saved_data_keep_their_order(mosaic, fit, unchanged, tmp_path):
+    """In memory and in the file: the indices of a split are positions."""
+    mixed = mosaic[np.random.default_rng(1).permutation(mosaic.n_obs)].copy()
+    mixed["rna"].obs["own"] = 1.0
+    model = fit(mixed, epochs=1)
+    check, names = unchanged(mixed), list(mixed.obs_names)
+    model.save(tmp_path / "m", save_anndata=True)
+    check()
+    assert list(mixed.obs_names) == names
+    loaded = MaskedVAE.load(tmp_path / "m")
+    assert list(loaded.adata.obs_names) == names
+    z = model.get_latent_representation()
+    np.testing.assert_allclose(loaded.get_latent_representation(), z, atol=1e-5)
+
+
+def test_backed_data_stay_with_their_file(mosaic, fit, tmp_path):
+    mosaic.write(tmp_path / "data.h5mu")
+    backed = md.read_h5mu(tmp_path / "data.h5mu", backed=True)
+    fit(backed, epochs=1).save(tmp_path / "m", save_anndata=True)
+    assert backed.filename == tmp_path / "data.h5mu"
+    assert backed["rna"].filename == tmp_path / "data.h5mu"
+
+
+def test_data_of_another_model_are_not_taken(trained, mosaic, fit, tmp_path):
+    trained.save(tmp_path / "m", save_anndata=True)
+    fit(mosaic, epochs=1).save(tmp_path / "m", overwrite=True)
+    assert MaskedVAE.load(tmp_path / "m").adata is None
+    assert (tmp_path / "m" / DATA_FILE).is_file()
 
 
 def test_saved_again_and_again(trained, saved, tmp_path):

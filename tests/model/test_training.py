@@ -339,3 +339,62 @@ print(without, faults())
     without, kept = map(int, found.stdout.split())
     assert without > 10_000
     assert kept < without / 100
+
+
+@pytest.mark.parametrize(
+    "options", [{"validation_size": 0.2}, {"plan_kwargs": {"reduce_lr_on_plateau": True}}]
+)
+def test_validation_without_labels(mosaic, fit, options):
+    model = fit(mosaic, epochs=2, train=options)
+    assert len(model.validation_indices) > 0
+    assert ("elbo_validation" in model.history_) == ("plan_kwargs" in options)
+
+
+def test_elements_outside_of_the_output_mask_are_not_validated(mosaic, fit):
+    nothing = lambda x: torch.zeros(x.shape, dtype=torch.bool)
+    train = {"output_masks": dict.fromkeys(mosaic.mod, nothing), "check_val_every_n_epoch": 1}
+    model = fit(mosaic, epochs=1, train={**train, "train_size": 0.7})
+    assert losses(model, "reconstruction_loss_validation") == 0
+
+
+def test_numbers_mark_cells_without_a_label(mosaic, fit):
+    codes = mosaic.obs["cell_type"].astype("category").cat.codes.astype(int).to_numpy()
+    mosaic.obs["number"] = np.where(np.arange(mosaic.n_obs) % 2, codes, -1)
+    model = fit(mosaic, setup={"labels_key": "number", "unlabeled_category": -1}, epochs=1)
+    assert model.classes == ["0", "1", "2", "3"]
+
+
+def test_validation_is_not_judged_by_an_earlier_label_head(mosaic, fit):
+    """In a second training as in the first: by the classifier that is being trained."""
+    model = fit(mosaic, setup={"labels_key": "cell_type"}, epochs=3)
+    tensors = model.adata_manager.create_torch_dataset()[np.arange(mosaic.n_obs)]
+    model.module.eval()
+    with torch.no_grad():
+        out, _, losses = model.module(tensors)
+        logits = model.module.classifier(out["corrected"])
+    assert not torch.allclose(logits, out["logits"])
+    labels = tensors["labels"].squeeze(1)
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(losses.extra_metrics["classification_loss"], expected)
+
+
+def test_elbo_is_a_bound_whatever_the_weights(mosaic, fit):
+    """The weights of the loss are no part of it."""
+    model = fit(mosaic, setup={"labels_key": "cell_type"}, epochs=1)
+    scvi.settings.seed = 0
+    bound = model.get_elbo()
+    model.module.weights |= {"kl": 7.0, "prior": 7.0, "reconstruction": 7.0}
+    scvi.settings.seed = 0
+    assert model.get_elbo() == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 50.0])
+def test_real_values_of_any_unit(mosaic, fit, unit):
+    rng, cells = np.random.default_rng(0), mosaic["protein"].obs_names
+    types = mosaic.obs.loc[cells, "cell_type"].cat.codes
+    values = rng.normal(size=(4, 6))[types] + 0.3 * rng.normal(size=(len(types), 6))
+    mosaic["protein"].X = (10 * values + 50) * unit
+    model = fit(mosaic, setup={"likelihoods": {"protein": "gaussian"}}, epochs=60)
+    decoded = model.get_normalized_expression(modality="protein", indices=cells)
+    residual = (decoded.to_numpy() / unit - 50) / 10 - values
+    assert residual.std() < 0.5 * values.std()

@@ -169,3 +169,14 @@ def test_bad_batches(batches, change, message):
     change(batches)
     with pytest.raises(ValueError, match=message):
         pp.concat_batches(batches)
+
+
+def test_recorded_panels_of_the_parts_are_kept(batches):
+    """What a batch records about itself goes before what it has columns for."""
+    first = pp.concat_batches(batches)
+    parts = {name: first[first.obs["batch"] == name]["rna"].copy() for name in ("cite", "spatial")}
+    again = pp.concat_batches(parts)
+    recorded = first["rna"].varm["measured"]
+    pd.testing.assert_frame_equal(again["rna"].varm["measured"], recorded)
+    with pytest.raises(ValueError, match="'both', modality 'rna'.*different panels.*one by one"):
+        pp.concat_batches({"both": first["rna"]})

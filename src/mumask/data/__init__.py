@@ -8,12 +8,13 @@ from ._fields import (
     ContinuousCovariatesField,
     ModalityField,
 )
+from ._kinds import kind_of_name
 from ._loader import MosaicLoader, MosaicSplitter
 from ._manager import MosaicManager
-from ._panels import PANEL_KEY
+from ._panels import PANEL_KEY, recorded_panels
 from ._rows import column_map, keep_order, presence, row_map
 from ._scan import name_some
-from ._validate import check_modality_names
+from ._validate import check_is_list, check_modality_names
 
 __all__ = [
     "PANEL_KEY",
@@ -24,13 +25,16 @@ __all__ = [
     "MosaicLoader",
     "MosaicManager",
     "MosaicSplitter",
+    "check_is_list",
     "check_modality_names",
     "column_map",
     "is_binary",
     "keep_order",
     "keys",
+    "kind_of_name",
     "matrix_of",
     "name_some",
     "presence",
+    "recorded_panels",
     "row_map",
 ]

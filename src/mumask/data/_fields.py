@@ -66,13 +66,22 @@ class CategoricalField(MosaicField):
         super().__init__()
         self.registry_key = registry_key
         self.attr_key = obs_key
-        self.unlabeled_category = unlabeled_category
+        # As text, like the column: a mark may be a number.
+        self.unlabeled_category = None if unlabeled_category is None else str(unlabeled_category)
         self.argument = f"{registry_key}_key"
 
     def _column(self, mdata: MuData) -> pd.Series:
         if self.attr_key is None:
             return pd.Series(NO_BATCH, index=mdata.obs_names)
         return check_obs_key(mdata, self.attr_key, self.argument).astype(str)
+
+    def _new_column(self, mdata: MuData) -> pd.Series:
+        """Categories of later data, which may lack labels: a missing one is none that is known."""
+        if self.unlabeled_category is None:
+            return self._column(mdata)
+        if self.attr_key not in mdata.obs:
+            return pd.Series(self.unlabeled_category, index=mdata.obs_names)
+        return mdata.obs[self.attr_key].astype(object).fillna(self.unlabeled_category).astype(str)
 
     def _state(self, categories: list[str]) -> dict:
         state = {MAPPING: np.array(categories, dtype=object), ORIGINAL: self.attr_key}
@@ -111,27 +120,29 @@ class CategoricalField(MosaicField):
     def transfer_field(self, state_registry: dict, mdata: MuData, query: bool = False, **_) -> dict:
         """Keep the codes of the reference; a query may add categories behind them."""
         known = list(state_registry[MAPPING])
-        if self.unlabeled_category is not None and self.attr_key not in mdata.obs:
-            return self._state(known)  # new data needs no labels
-        new = sorted(set(self._column(mdata)) - set(known))
         if self.unlabeled_category is not None:
             # Labels of new cells are read where the reference knows them; others are unlabelled.
             return self._state(known)
-        if new and not query:
+        new = sorted(set(self._column(mdata)) - set(known))
+        if not query:
+            self._check_known(new, known)
+        return self._state(known + new)
+
+    def _check_known(self, new: list[str], known: list[str]) -> None:
+        if new:
             raise ValueError(
                 f"`{self.argument}`: {new} of {self.attr_key!r} are not among the categories the "
                 f"model was trained with, {known}. Map new batches with load_query_data()."
             )
-        return self._state(known + new)
 
     def codes(self, mdata: MuData, state_registry: dict) -> np.ndarray:
         """Code of every cell, shape ``(n_obs,)``."""
-        categories = list(state_registry[MAPPING])
-        if self.unlabeled_category is not None and self.attr_key not in mdata.obs:
-            return np.full(mdata.n_obs, len(categories) - 1)
-        codes = pd.Index(categories).get_indexer(self._column(mdata))
+        categories, column = list(state_registry[MAPPING]), self._new_column(mdata)
+        codes = pd.Index(categories).get_indexer(column)
         if self.unlabeled_category is not None:
             codes = np.where(codes < 0, len(categories) - 1, codes)
+        else:  # the column may have changed since it was registered
+            self._check_known(sorted(set(column[codes < 0])), categories)
         return codes.astype(np.int64)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
@@ -266,9 +277,9 @@ class ModalityField(MosaicField):
         """Key of the modality."""
         return self.modality
 
-    def _check_layers(self, mdata: MuData) -> None:
+    def _check_layers(self, mdata: MuData, mask_layer: str | None) -> None:
         adata = mdata.mod[self.modality]
-        for argument, layer in (("layers", self.layer), ("mask_layers", self.mask_layer)):
+        for argument, layer in (("layers", self.layer), ("mask_layers", mask_layer)):
             if layer is not None and layer not in adata.layers:
                 raise KeyError(
                     f"`{argument}`: modality {self.modality!r} has no layer {layer!r}; it has "
@@ -282,18 +293,25 @@ class ModalityField(MosaicField):
 
     def register_field(self, mdata: MuData) -> dict:
         """Names of the features and the kind of values."""
-        self._check_layers(mdata)
+        self._check_layers(mdata, self.mask_layer)
         return {
             "modality": self.modality,
             "column_names": mdata.mod[self.modality].var_names.astype(str).to_numpy(dtype=object),
             "likelihood": self.likelihood,
+            "mask_layer": self.mask_layer,
         }
 
     def transfer_field(self, state_registry: dict, mdata: MuData, query: bool = False, **_) -> dict:
-        """Features are matched by name; data may lack the modality, a query also features."""
+        """Features are matched by name; data may lack the modality, a query also features.
+
+        Without a mask layer all elements of the data were measured.
+        """
         state = {key: state_registry[key] for key in ("modality", "column_names", "likelihood")}
+        state["mask_layer"] = None
         if self.modality in mdata.mod:
-            self._check_layers(mdata)
+            self._check_layers(mdata, None)
+            if self.mask_layer in mdata.mod[self.modality].layers:
+                state["mask_layer"] = self.mask_layer
             if query:
                 self._report_shared(mdata, pd.Index(state["column_names"]))
         return state

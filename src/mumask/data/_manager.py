@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
+
+
+def _lacks(modality: str, names: np.ndarray, lacking: np.ndarray) -> ValueError:
+    return ValueError(
+        f"Modality {modality!r} lacks {lacking.sum()} of the {len(names)} features the model was "
+        f"trained with, such as {names[lacking][0]!r}. Map data with another panel with "
+        "load_query_data()."
+    )
 
 
 class MosaicManager(AnnDataManager):
@@ -121,11 +130,7 @@ class MosaicManager(AnnDataManager):
         columns = np.arange(len(names)) if columns is None else columns
         lacking = (panel[n_cells > 0] & (columns < 0)).any(axis=0)
         if lacking.any() and not query:
-            raise ValueError(
-                f"Modality {field.modality!r} lacks {lacking.sum()} of the {len(names)} features "
-                f"the model was trained with, such as {names[lacking][0]!r}. Map data with another "
-                "panel with load_query_data()."
-            )
+            raise _lacks(field.modality, names, lacking)
         new = np.arange(len(batches)) >= len(source["panel"])
         if new.any():
             seen = np.where(columns >= 0, source["detection"] * source["n_measured"], 0.0)
@@ -162,12 +167,19 @@ class MosaicManager(AnnDataManager):
         rows = row_map(self.adata, modality)
         if modality not in self.adata.mod:
             return ModalityRows(rows, None, None, None, len(names))
-        adata, mask = self.adata.mod[modality], field.mask_layer
+        adata, mask = self.adata.mod[modality], self._state(field.registry_key)["mask_layer"]
+        columns = column_map(adata.var_names, names)
+        if columns is not None:  # else they would be read as zeros
+            panel = self._state(field.registry_key)["panel"]
+            here = np.unique(self._batch_codes(self.adata)[rows >= 0])
+            lacking = panel[here].any(axis=0) & (columns < 0)
+            if lacking.any():
+                raise _lacks(modality, names, lacking)
         return ModalityRows(
             rows,
             self._reader(adata, modality, field.layer),
             None if mask is None else self._reader(adata, modality, mask),
-            column_map(adata.var_names, names),
+            columns,
             len(names),
         )
 
@@ -187,9 +199,22 @@ class MosaicManager(AnnDataManager):
         return reader
 
     def register_fields(self, adata: MuData, source_registry=None, **transfer_kwargs):
-        """Register a MuData."""
-        with keep_order():  # a view becomes a MuData of its own when its `uns` is written to
-            super().register_fields(adata, source_registry, **transfer_kwargs)
+        """Register a MuData.
+
+        Registered anew, after another setup of the same MuData, everything keeps its codes: a
+        column may have got other categories in between, which the model does not know.
+        """
+        before = deepcopy(self._registry)
+        again = bool(before["field_registries"])
+        try:
+            with keep_order():  # a view becomes a MuData of its own when its `uns` is written to
+                super().register_fields(
+                    adata, source_registry or (before if again else None), **transfer_kwargs
+                )
+        except Exception:
+            if again:  # the model goes on when the data are as they were
+                self._registry, self.adata = before, adata
+            raise
 
     def create_torch_dataset(
         self,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from mudata import MuData
 
-from mumask.data import keys
+from mumask.data import keys, kind_of_name
 from mumask.module import CrossAttentionMAEModule
 from mumask.module._cross_attention_mae import PRESETS
 from mumask.nn._inputs import TRANSFORMS
@@ -25,11 +25,8 @@ from ._stages import StagesMixin
 
 logger = logging.getLogger("mumask")
 
-# Names that muon and scanpy users give to modalities, and what their counts are turned into.
-TRANSFORM_OF = {
-    **dict.fromkeys(("protein", "prot", "adt", "antibody", "ab"), "clr"),
-    **dict.fromkeys(("atac", "peaks", "peak"), "tfidf"),
-}
+# What counts are turned into, by what a modality measures.
+TRANSFORM_OF = {"protein": "clr", "atac": "tfidf"}
 # Weights of the reconstruction losses of the paper: RNA 0.7, protein 0.3.
 PROTEIN_WEIGHT, OTHER_WEIGHT = 0.3, 0.7
 # What training does by default, and with the paper's configuration.
@@ -199,7 +196,7 @@ class CrossAttentionMAE(
             by_likelihood = {"gaussian": "identity", "bernoulli": "binary"}
             chosen[name] = by_likelihood.get(likelihood, "log1p")
             if likelihood != "gaussian":
-                chosen[name] = TRANSFORM_OF.get(name.lower(), chosen[name])
+                chosen[name] = TRANSFORM_OF.get(kind_of_name(name), chosen[name])
         for name, kind in given.items():
             self._check_modality(name)
             if kind not in TRANSFORMS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -91,8 +92,13 @@ class DecodeMixin(EncodeMixin):
             features = [features] if isinstance(features, str) else list(features)
             columns = names.get_indexer(features)
             if (columns < 0).any():
-                strange = np.asarray(features)[columns < 0]
-                raise KeyError(f"`features`: modality {modality!r} has no {strange[0]!r}.")
+                strange = str(np.asarray(features)[columns < 0][0])
+                raise KeyError(f"`features`: modality {modality!r} has no {strange!r}.")
+        if not isinstance(library_size, Real | None):
+            raise TypeError(
+                f"`library_size` is a number, not {library_size!r}; without it a generated modality "
+                "has the total that the model expects of each cell."
+            )
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
         generated = modality not in (mdata.mod if source is None else np.atleast_1d(source))
@@ -195,16 +201,18 @@ class DecodeMixin(EncodeMixin):
         completed = {}
         for name in wanted:
             obs = pd.DataFrame({"imputed": absent[name]}, index=mdata.obs_names[cells])
-            var = pd.DataFrame(index=self.feature_names(name))
+            names = self.feature_names(name)
+            var = pd.DataFrame(index=names)
             if name in mdata.mod:
-                var = mdata.mod[name].var.reindex(var.index)
+                var = mdata.mod[name].var
+                if not names.isin(var.index).all():  # booleans with gaps: only these can be written
+                    var = var.astype({c: "boolean" for c in var if var[c].dtype == bool})
+                var = var.reindex(names)
             completed[name] = AnnData(values[name], obs=obs, var=var)
         with keep_order():
             result = MuData(completed)
         for column in mdata.obs.columns:
-            result.obs[column] = mdata.obs[column].iloc[cells].to_numpy()
-            if isinstance(mdata.obs[column].dtype, pd.CategoricalDtype):
-                result.obs[column] = result.obs[column].astype(mdata.obs[column].dtype)
+            result.obs[column] = mdata.obs[column].iloc[cells].array
         return result
 
     def _complete(self, tensors, hidden, name: str, here: torch.Tensor) -> torch.Tensor:
@@ -212,16 +220,18 @@ class DecodeMixin(EncodeMixin):
         module = self.module
         average = float(self._state(keys.values_key(name))["total"])
         total = torch.full((len(here), 1), average, device=self.device)
-        measured = module.measured(tensors, name)
+        measured, own = module.measured(tensors, name), here[:, None].clone()
         mask = None
         if here.any():
-            total[here] = module.measured_total(tensors, name)
+            found = module.measured_total(tensors, name)
+            own[here] = found > 0  # nothing of the cell was measured: it has no depth of its own
+            total[own] = found[found > 0]
             if measured is not None:
                 mask = torch.ones(
                     len(here), measured.shape[1], dtype=torch.bool, device=here.device
                 )
                 mask[here] = measured
-        mean = self._mean_over(hidden, name, total, ~here[:, None], mask)
+        mean = self._mean_over(hidden, name, total, ~own, mask)
         if here.any():
             x = tensors[keys.values_key(name)].to_dense()
             mean[here] = x if measured is None else torch.where(measured, x, mean[here])

@@ -24,6 +24,8 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from scvi.utils import attrdict
 
+from mumask.data import keep_order
+
 FORMAT = "mumask model"
 FORMAT_VERSION = 1
 MODEL_FILE, DATA_FILE = "model.pt", "mdata.h5mu"
@@ -50,7 +52,7 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping | attrdict):
-        return {key: to_plain(item) for key, item in value.items()}
+        return {to_plain(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [to_plain(item) for item in value]
     if value is None or isinstance(value, str | int | float | bool | torch.Tensor):
@@ -161,11 +163,12 @@ class SaveLoadMixin(BaseModelClass):
         prefix
             Prefix of the file names.
         overwrite
-            Replace a model that is already there.
+            Replace a model that is already there. A MuData saved with that one stays in its file
+            unless `save_anndata` replaces it, and is no longer loaded on its own.
         save_anndata
             Also save the MuData.
         **mudata_write_kwargs
-            Passed to :meth:`mudata.MuData.write`.
+            Passed to :func:`mudata.write_h5mu`.
 
         Examples
         --------
@@ -187,13 +190,15 @@ class SaveLoadMixin(BaseModelClass):
             "attributes": to_plain(attributes),
             "registry": to_plain(self.registry_),
             WEIGHTS: self.module.state_dict(),
+            "with_data": save_anndata,
         }
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         try:
             torch.save(content, scratch / MODEL_FILE)
             if save_anndata:
-                self.adata.write(scratch / DATA_FILE, **mudata_write_kwargs)
+                with keep_order():  # the method of a backed MuData would bind it to the new file
+                    mudata.write_h5mu(scratch / DATA_FILE, self.adata, **mudata_write_kwargs)
             target.mkdir(exist_ok=True)
             for file in scratch.iterdir():
                 os.replace(file, target / f"{prefix or ''}{file.name}")
@@ -255,8 +260,10 @@ class SaveLoadMixin(BaseModelClass):
         folder = Path(dir_path)
         content = cls._read(folder, prefix, device)
         saved_data = folder / f"{prefix or ''}{DATA_FILE}"
-        if adata is None and saved_data.is_file():
-            adata = mudata.read_h5mu(saved_data)
+        # Beside a model saved over another one may lie the data of that.
+        if adata is None and content.get("with_data", True) and saved_data.is_file():
+            with keep_order():
+                adata = mudata.read_h5mu(saved_data)
         registry, attributes = content["registry"], content["attributes"]
         arguments = init_arguments(attributes)
         if isinstance(adata, MuData):

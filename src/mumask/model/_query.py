@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import keep_order
+from mumask.data import check_is_list, keep_order, presence
 from mumask.nn import GrowingEmbedding
 
 from ._io import SaveLoadMixin, from_plain, init_arguments, to_plain
@@ -94,7 +94,11 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                     mdata.mod[name] = parts[name]
                 else:
                     del mdata.mod[name]
-            mdata.update_var()
+            with keep_order():
+                mdata.update()  # which keeps cells that lost their last modality
+                left = presence(mdata, parts).any(axis=1)
+                if not left.all():
+                    mdata._inplace_subset_obs(left)
             return None
         with keep_order():
             reduced = MuData(parts)
@@ -165,6 +169,14 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
             n_new = len(model.module.state_dict()[f"{name}.weight"]) - n_known
             if n_new:
                 logger.info("New weights: %d rows of %r.", n_new, name)
+        check_is_list(unfrozen, "unfrozen")
+        named = [name for name, _ in model.module.named_parameters()]
+        for start in unfrozen:
+            if not any(name.startswith(start) for name in named):
+                raise ValueError(
+                    f"`unfrozen`: no weight begins with {start!r}; there are "
+                    f"{sorted({name.split('.')[0] for name in named})} and what is below them."
+                )
         model._freeze(known, list(unfrozen))
         model.mapped_ = {"known": known, "unfrozen": list(unfrozen)}
         model.is_trained_ = True

@@ -110,7 +110,10 @@ class SetupMixin(BaseModelClass):
         """
         registry = kwargs.pop("source_registry", None)
         transfer = kwargs
-        present = [m for m in modalities or [] if m in mdata.mod] if registry else modalities
+        if registry:  # the data may lack modalities; a subset of cells keeps them without cells
+            present = [m for m in modalities or [] if m in mdata.mod and mdata.mod[m].n_obs]
+        else:
+            present = modalities
         check_modality_names(mdata, present)
         modalities = list(modalities or mdata.mod)
         layers, likelihoods = dict(layers or {}), dict(likelihoods or {})

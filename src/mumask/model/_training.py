@@ -31,7 +31,15 @@ def default_epochs(
 
 
 def allow_unused_weights(kwargs: dict) -> None:
-    """With several processes, the minibatch of one may lack a modality that another one has."""
+    """With several processes, the minibatch of one may lack a modality that another one has.
+
+    Processes have to be told apart by the sampler of scvi-tools, which asks for DDP by its name.
+    """
+    devices = kwargs.get("devices", 1)
+    several = devices == -1 or (isinstance(devices, int) and devices > 1)
+    if several or (isinstance(devices, list | tuple) and len(devices) > 1):
+        if kwargs.get("strategy", "auto") == "auto":
+            kwargs["strategy"] = "ddp"
     if kwargs.get("strategy") in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):
         kwargs["strategy"] += "_find_unused_parameters_true"
 
@@ -97,11 +105,14 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
-        looking = any(kwargs.get(name) for name in LOOKING)
+        plateau = (kwargs.get("plan_kwargs") or {}).get("reduce_lr_on_plateau")
+        looking = plateau or any(kwargs.get(name) for name in LOOKING)
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
-        if not looking and keys.LABELS not in self.registry_["field_registries"]:
-            # Nothing would look at held-out cells; labels are calibrated on them.
-            kwargs.setdefault("train_size", 1.0)
+        calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]
+        if not (looking or splitting or calibrated):  # nothing would look at held-out cells
+            kwargs["train_size"] = 1.0
+        if "validation_size" in kwargs:
+            kwargs.setdefault("train_size", 1.0 - kwargs["validation_size"])
         if max_epochs is None:
             max_epochs = default_epochs(
                 self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)
@@ -117,9 +128,12 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         self.module.input_masks = dict(input_masks or {})
         self.module.output_masks = dict(output_masks or {})
         self.module.train()  # Lightning leaves it in the mode that the last inference put it in
+        if self.mapped_ is not None and self.history_ is None:
+            self.is_trained_ = False  # for scvi-tools to begin a history
         try:
             runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)
         finally:
+            self.is_trained_ = self.is_trained_ or self.mapped_ is not None
             self.module.schedule = before
             self.module.input_masks, self.module.output_masks = {}, {}
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels

@@ -113,6 +113,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         super().__init__()
         self.names = list(modalities)
         self.schedule, self.loadings_sd = schedule, loadings_sd
+        self.paper_outputs = paper_outputs
         self.input_masks: dict[str, Callable] = {}
         self.output_masks: dict[str, Callable] = {}
         self.weights = {"reconstruction": 1.0, "kl": 1.0, "prior": 1.0, "labels": 1.0}
@@ -184,7 +185,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         return both(
             self.measured(tensors, modality),
             None if shown is None else shown.expand(x.shape[0], -1),
-            self._users_mask(self.input_masks, x, modality),
+            self._users_mask(self.input_masks if self.training else {}, x, modality),
         )
 
     def seen(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
@@ -204,9 +205,23 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
                 sums[name] = sums[name] + moments.double()
         for name, moments in sums.items():
             self.transforms[name].set_scale(moments)
+            if self._in_spreads(name):
+                self.likelihoods[name].log_sigma.data.copy_(self.transforms[name].spread.log())
+
+    def _in_spreads(self, name: str) -> bool:
+        """The decoder gives real values in spreads around their centre, whatever their unit."""
+        gaussian = self.likelihoods[name].support == "real"
+        return gaussian and self.transforms[name].standardize and not self.paper_outputs
+
+    def _raw(self, hidden: torch.Tensor, name: str) -> torch.Tensor:
+        """What the likelihood of a modality takes, ``(n, n_heads * n_features)``."""
+        raw = self.decoder.raw(hidden, name)
+        if not self._in_spreads(name):
+            return raw
+        return self.transforms[name].center + self.transforms[name].spread * raw
 
     def _users_mask(self, masks: Mapping[str, Callable], x: torch.Tensor, modality: str):
-        if not self.training or modality not in masks:
+        if modality not in masks:
             return None
         mask = masks[modality](as_dense(x))
         if mask.shape != x.shape or mask.dtype != torch.bool:
@@ -266,7 +281,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         corrected = mean
         if self.latent_covariates is not None:  # clustering, steps 3 and 4
             corrected = mean + self.sign * self.latent_covariates(**covariates)
-        logits = None if self.classifier is None else self.classifier(corrected)  # step 5
+        trained = logits = None if self.classifier is None else self.classifier(corrected)  # step 5
         if self.label_head is not None and self.label_head.fitted and not self.training:
             logits = self.label_head(corrected, source)
         return {
@@ -275,6 +290,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
             "z": z,
             "corrected": corrected,
             "logits": logits,
+            "trained_logits": trained,
             "source": source,
             "target": target,
         }
@@ -302,7 +318,7 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
                 )
                 everyone = len(rows) == len(hidden)
                 having = hidden if everyone else hidden.index_select(0, rows)
-                nll = self.likelihoods[name].nll(self.decoder.raw(having, name), x, mask)
+                nll = self.likelihoods[name].nll(self._raw(having, name), x, mask)
                 nll = mean_unmasked(nll, mask, self.n_features[name]) * target[rows, column]
                 loss = nll if everyone else loss.index_add(0, rows, nll)
             losses[name] = loss
@@ -325,22 +341,21 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         """Weighted sum of reconstruction, KL, prior and classification terms."""
         out = inference_outputs
         losses = self.reconstruction(tensors, generative_outputs["hidden"], out["target"])
-        log_prob = None if out["logits"] is None else F.log_softmax(out["logits"], dim=1)
+        logits = out["trained_logits"]  # in validation too: not those of a head fitted earlier
         if self.prior is None:
-            kl = {"kl_z": self.weights["kl"] * kl_standard(out["corrected"], out["log_var"])}
+            kl = {"kl_z": kl_standard(out["corrected"], out["log_var"])}
+            divergence = self.weights["kl"] * kl["kl_z"]
         else:
+            log_prob = F.log_softmax(logits, dim=1)
             kl_z, kl_clusters = self.prior(out["corrected"], out["log_var"], log_prob)
-            kl = {
-                "kl_z": self.weights["kl"] * kl_z,
-                "kl_clusters": self.weights["prior"] * kl_clusters,
-            }
+            kl = {"kl_z": kl_z, "kl_clusters": kl_clusters}
+            divergence = self.weights["kl"] * kl_z + self.weights["prior"] * kl_clusters
         weighted = sum(self.modality_weights[m] * loss for m, loss in losses.items())
-        loss = self.weights["reconstruction"] * weighted + kl_weight * sum(kl.values())
+        loss = self.weights["reconstruction"] * weighted + kl_weight * divergence
         loss = loss.mean() + self.totals_loss(tensors, generative_outputs["hidden"])
         extra = {}
-        if keys.LABELS in tensors and out["logits"] is not None:
-            labels = tensors[keys.LABELS].squeeze(1)
-            cross_entropy = label_loss(out["logits"], labels)
+        if keys.LABELS in tensors and logits is not None:
+            cross_entropy = label_loss(logits, tensors[keys.LABELS].squeeze(1))
             loss = loss + self.weights["labels"] * cross_entropy
             extra["classification_loss"] = cross_entropy.detach()
         return LossOutput(
@@ -378,4 +393,4 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
 
     def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:
         """Expected values of one modality, shape ``(B, n_features)``, for totals ``(B, 1)``."""
-        return self.likelihoods[modality].mean(self.decoder.raw(hidden, modality), total, mask)
+        return self.likelihoods[modality].mean(self._raw(hidden, modality), total, mask)

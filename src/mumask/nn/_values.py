@@ -113,10 +113,14 @@ class InputTransform(nn.Module):
         limit = MAX_VALUE + offset
         if values.layout == torch.strided:
             values = torch.clamp(values / self.spread, max=limit)
+            if self.support == "real":  # others cannot be far below their mean
+                values = torch.maximum(values, offset - MAX_VALUE)
         else:
             columns = values.col_indices().long()
             scaled = values.values() / self.spread.index_select(0, columns)
             scaled = torch.minimum(scaled, limit.index_select(0, columns))
+            if self.support == "real":
+                scaled = torch.maximum(scaled, (offset - MAX_VALUE).index_select(0, columns))
             values = _with_values(values, scaled)
         return values, offset if mask is None else offset * mask
 
@@ -137,9 +141,12 @@ class InputTransform(nn.Module):
             n, total, square = moments
             mean = total / n.clamp(min=1)
             self.center.copy_(mean)
-            spread = (square / n.clamp(min=1) - mean**2).clamp(min=0).sqrt().clamp(min=MIN_SPREAD)
-            if self.support != "real" and (n > 0).any():
-                spread = spread[n > 0].mean()
+            spread = (square / n.clamp(min=1) - mean**2).clamp(min=0).sqrt()
+            if self.support == "real":  # in the unit of the data, whatever that is
+                spread = spread.clamp(min=max(MIN_SPREAD * float(spread.mean()), 1e-6))
+            else:
+                spread = spread.clamp(min=MIN_SPREAD)
+                spread = spread[n > 0].mean() if (n > 0).any() else spread
             self.spread.copy_(spread)
 
 

@@ -12,8 +12,10 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from mumask.data import PANEL_KEY, recorded_panels
+
 from ._mudata import make_mudata
-from ._panels import PANEL_KEY, record_panels
+from ._panels import record_panels
 
 logger = logging.getLogger("mumask")
 
@@ -159,7 +161,7 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
     """One modality of all batches, rows in their order, columns the union of features."""
     union = list(dict.fromkeys(f for adata in members.values() for f in adata.var_names))
     union = pd.Index(union, dtype=object)
-    measured = np.stack([union.isin(adata.var_names) for adata in members.values()])
+    measured = np.stack([_measured(name, batch, a, union) for batch, a in members.items()])
     layers = set.intersection(*(set(adata.layers) for adata in members.values()))
     lost = set().union(*(adata.layers for adata in members.values())) - layers
     if lost:
@@ -198,6 +200,19 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
                 len(row),
             )
     return merged
+
+
+def _measured(name: str, batch: str, adata: AnnData, union: pd.Index) -> np.ndarray:
+    """Features that a batch measured, ``(n_features,)``: what it records, or all that it has."""
+    recorded = recorded_panels(adata, union)
+    panels = [recorded[batch]] if batch in recorded else list(recorded.values())
+    if any((panel != panels[0]).any() for panel in panels):
+        raise ValueError(
+            f"Batch {batch!r}, modality {name!r}: varm[{PANEL_KEY!r}] records different panels, of "
+            f"{list(recorded)}. Pass these batches one by one under their names, or delete the "
+            "record if it is not of these cells."
+        )
+    return panels[0] if panels else union.isin(adata.var_names)
 
 
 def _widen(values, columns: np.ndarray, n_features: int, full: bool):

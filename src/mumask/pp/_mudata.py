@@ -9,14 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import keep_order
-
-# What a modality measures, by the names and the 10x feature types people use.
-KINDS = {
-    "rna": ("rna", "gex", "gene", "genes", "mrna", "expression", "gene expression"),
-    "protein": ("protein", "proteins", "prot", "adt", "ab", "cite", "antibody capture"),
-    "atac": ("atac", "peaks", "peak", "chromatin", "accessibility"),
-}
+from mumask.data import keep_order, kind_of_name
 
 
 def make_mudata(modalities: Mapping[str, AnnData]) -> MuData:
@@ -83,11 +76,7 @@ def kind_of(modality: str, adata: AnnData) -> str | None:
     names = [modality]
     if "feature_types" in adata.var:
         names += list(pd.unique(adata.var["feature_types"].astype(str)))
-    for name in names:
-        for kind, known in KINDS.items():
-            if name.lower() in known:
-                return kind
-    return None
+    return next((kind for kind in map(kind_of_name, names) if kind), None)
 
 
 def column_by_cell(mdata: MuData, adata: AnnData, key: str) -> pd.Series:

@@ -76,6 +76,21 @@ def test_measured_statistics_leave_out_absent_cells(simulated):
     assert "raw_normalized_mean1" not in table
 
 
+@pytest.mark.parametrize("group", ["L1a", "L2b"])  # the first and the last
+def test_cells_in_no_group_are_among_the_others(simulated, group):
+    model, mdata, _ = simulated
+    copy = mdata.copy()
+    copy.obs["some"] = copy.obs["cell_type"].where(np.arange(copy.n_obs) % 3 > 0)
+    table = model.differential_expression(
+        copy, groupby="some", group1=group, modality="protein", silent=True
+    )
+    protein = copy["protein"]
+    own = (copy.obs["some"].reindex(protein.obs_names) == group).to_numpy()
+    expected = protein[~own, table.index].X.mean(axis=0)
+    assert (table["n_measured2"] == (~own).sum()).all()
+    np.testing.assert_allclose(table["raw_mean2"], np.ravel(expected), rtol=1e-5)
+
+
 def test_panels_count_only_where_measured(make_mosaic, fit):
     mosaic = make_mosaic()
     model = fit(

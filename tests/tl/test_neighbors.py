@@ -8,6 +8,7 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from scipy.spatial.distance import cdist
 
 from mumask.tl import impute_from_neighbors
 
@@ -108,3 +109,16 @@ def test_reference_cells_without_the_modality_need_no_place(data):
     reference.obsm["X_mumask"][absent] = np.nan
     after = impute_from_neighbors(query, reference, "protein", n_neighbors=K)
     pd.testing.assert_frame_equal(before, after)
+
+
+def test_no_cell_is_its_own_neighbour(data):
+    _, mdata = data
+    cells = mdata["protein"].obs_names
+    places = mdata.obsm["X_mumask"][mdata.obs_names.get_indexer(cells)]
+    distances = cdist(places, places)
+    np.fill_diagonal(distances, np.inf)
+    nearest = mdata["protein"].to_df().iloc[distances.argmin(axis=1)]
+    imputed = impute_from_neighbors(mdata, mdata, "protein", n_neighbors=1)
+    np.testing.assert_allclose(imputed.loc[cells], nearest)
+    with pytest.raises(ValueError, match=f"only {len(cells) - 1} cells"):
+        impute_from_neighbors(mdata, mdata, "protein", n_neighbors=len(cells))

@@ -64,7 +64,7 @@ class DifferentialMixin(AccessMixin):
         group1
             One or more groups, each compared by itself; all groups by default.
         group2
-            Group to compare with; all other cells by default.
+            Group to compare with; all other cells by default, also those in no group.
         idx1, idx2
             Instead of `groupby`: cells as numbers, booleans or names, or a query of ``mdata.obs``
             such as ``"cell_type == 'B' and age > 50"``. Without `idx2` all other cells.
@@ -278,11 +278,11 @@ class _OneModality:
             scaled = 1e4 * x / x.sum(dim=1, keepdim=True).clamp(min=1e-12)
             for total, part in zip(sums, (x, x != 0, scaled, mask), strict=True):
                 total.index_add_(0, codes, part[:, columns].double().cpu())
-        return sums.numpy()[:, 1:]
+        return sums.numpy()  # first of the cells in no group, which "all other cells" include
 
     def _means(self, cells: np.ndarray) -> np.ndarray:
         """Mean value, share of non-zeros, mean per 10,000, number measured: ``(4, n_features)``."""
-        totals = self._sums[:, np.unique(self._codes[cells])].sum(axis=1)
+        totals = self._sums[:, np.unique(self._codes[cells]) + 1].sum(axis=1)
         with np.errstate(invalid="ignore"):  # what nobody measured is NaN
             return np.stack([*(totals[:3] / totals[3]), totals[3]])
 

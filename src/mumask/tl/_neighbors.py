@@ -37,7 +37,8 @@ def impute_from_neighbors(
         Cells to impute; with `use_rep` in ``obsm``. Not changed.
     reference
         Cells of which those with the modality are averaged; with `use_rep` in ``obsm``. May be the
-        MuData of the query, of which other cells have the modality. Not changed.
+        MuData of the query: a cell of the same name is the cell itself and none of its own
+        neighbours. Not changed.
     modality
         Modality of the reference to average.
     use_rep
@@ -96,13 +97,19 @@ def impute_from_neighbors(
             f"{use_rep!r} has {places.shape[1]} dimensions in the query and {others.shape[1]} in "
             "the reference: encode both with the same model."
         )
-    if n_neighbors > len(others):
+    # A cell of both is no neighbour of its own: its values would be handed back.
+    own = adata.obs_names.get_indexer(query.obs_names)
+    more = int((own >= 0).any())
+    if n_neighbors + more > len(others):
         raise ValueError(
-            f"`n_neighbors`={n_neighbors}, but only {len(others)} cells of the reference have "
+            f"`n_neighbors`={n_neighbors}, but only {len(others) - more} cells of the reference have "
             f"{modality!r}."
         )
-    search = NearestNeighbors(n_neighbors=n_neighbors).fit(others)
+    search = NearestNeighbors(n_neighbors=n_neighbors + more).fit(others)
     nearest = search.kneighbors(places, return_distance=False)
+    if more:
+        last = np.argsort(nearest == own[:, None], axis=1, kind="stable")
+        nearest = np.take_along_axis(nearest, last, axis=1)[:, :-1]
     shape = (len(places), len(others))
     starts = np.arange(0, nearest.size + 1, n_neighbors)
     weights = np.full(nearest.size, 1 / n_neighbors, dtype=np.float32)

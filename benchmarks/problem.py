@@ -106,6 +106,12 @@ class Problem:
         block = self.blocks[modality]
         return block.subset(cells=self.obs.index[self.has(modality)].to_numpy())
 
+    def shared(self, modality: str) -> tuple[Block, Block]:
+        """A modality of problem and query, with the features that both have."""
+        one, other = self.block(modality), self.query.block(modality)
+        features = one.features[np.isin(one.features, other.features)]
+        return one.subset(features=features), other.subset(features=features)
+
     def to_mudata(self, modalities=None):
         """MuData with ``batch`` and ``label`` in ``obs``; cells in the order of `obs`."""
         from mudata import MuData

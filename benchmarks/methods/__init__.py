@@ -54,17 +54,25 @@ class Method:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-ALL = ("T1", "T1b", "T2", "T3", "T4", "T4b", "T5", "T5b")
+ALL = ("T1", "T1b", "T2", "T3", "T3b", "T4", "T4b", "T5", "T5b")
+QUERIES = ("T3", "T3b")
 TANGRAM = dict.fromkeys(
     ("T5", "T5b"), "with the optimiser that its code asks for; scvi-tools 1.4.2 takes another"
 )
 CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
+FROM_NEIGHBOURS = (
+    "protein is the mean centred log-ratio of the 30 reference cells that are nearest in the latent "
+    "space, both encoded from RNA (`mumask.tl.impute_from_neighbors`)"
+)
 NEIGHBOURS = {
     "settings": {"neighbours": True},
+    "notes": {"T3": f"{FROM_NEIGHBOURS}; labels as without", "T3b": FROM_NEIGHBOURS},
+}
+PANELS = {
+    "settings": {"random_panels": True, "neighbours": True},
     "notes": {
-        "T3": "protein is the mean centred log-ratio of the 30 reference cells that are nearest in "
-        "the latent space, both encoded from RNA (`mumask.tl.impute_from_neighbors`); labels as "
-        "without"
+        "T3b": "trained with half of the cells seen through a random panel of 5 to 100 % of the "
+        "genes (see the guide on query mapping), with neighbours"
     },
 }
 
@@ -101,9 +109,10 @@ METHODS = {
             "mumask",
             on_request=True,
         ),
-        _ours("MaskedVAE + neighbours", "masked_vae", ("T3",), **NEIGHBOURS),
-        _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", ("T3",), **NEIGHBOURS),
-        _peer("totalVI", "totalvi:totalvi", "T1", "T2", "T3"),
+        _ours("MaskedVAE + neighbours", "masked_vae", QUERIES, **NEIGHBOURS),
+        _ours("MaskedVAE + panels + neighbours", "masked_vae", ("T3b",), **PANELS),
+        _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", QUERIES, **NEIGHBOURS),
+        _peer("totalVI", "totalvi:totalvi", "T1", "T2", *QUERIES),
         _peer("totalANVI", "totalvi:totalanvi", "T1b"),
         _peer("scANVI", "scanvi:run", "T1b"),
         _peer("MULTIVI", "multivi:run", "T2", "T4", "T4b"),
@@ -115,16 +124,16 @@ METHODS = {
         _peer("Harmony", "harmony:run", "T4", package="harmonypy", environment="harmony"),
         _peer("uniPort", "uniport:run", "T5", "T5b", package="uniport", environment="uniport"),
         _peer("scMoMaT", "scmomat:run", "T2", "T4", package="scmomat", environment="scmomat"),
-        _peer("sciPENN", "scipenn:run", "T3", package="sciPENN", environment="scipenn"),
+        _peer("sciPENN", "scipenn:run", *QUERIES, package="sciPENN", environment="scipenn"),
         _plain("PCA concat", "baselines:pca_concat", "T1", "T4"),
         _plain("PCA RNA", "baselines:pca_rna", "T1", "T4"),
         _plain("LSI ATAC", "baselines:lsi_atac", "T4"),
         _plain("CCA bridge", "baselines:cca_bridge", "T2", "T4b"),
         _plain("logistic regression", "baselines:logistic", "T1b", "T3"),
-        _plain("kNN", "baselines:knn", "T1b", "T3", "T4b", "T5", "T5b"),
+        _plain("kNN", "baselines:knn", "T1b", *QUERIES, "T4b", "T5", "T5b"),
         _plain("kNN at depth", "baselines:knn_depth", "T5", "T5b"),
         _plain("depth alone", "baselines:depth", "T5", "T5b"),
-        _plain("ridge", "baselines:ridge", "T3", "T4b", "T5", "T5b"),
+        _plain("ridge", "baselines:ridge", *QUERIES, "T4b", "T5", "T5b"),
     )
 }
 GROUPS = ("ours", "peer", "baseline")

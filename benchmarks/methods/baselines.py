@@ -117,25 +117,28 @@ def knn(problem, job):
     if problem.query is None:
         return _translate(problem, job, lambda: KNeighborsRegressor(FOR_VALUES))
     if "protein" in problem.targets:
-        rna, query = problem.block("rna"), problem.query.block("rna")
+        rna, query = problem.shared("rna")
         with job.timed():
             space = PCA(N_COMPONENTS, random_state=job.seed)
             latent = space.fit_transform(lognorm(rna.values).toarray())
             values = KNeighborsRegressor(FOR_VALUES).fit(
                 latent, clr(problem.block("protein").values)
             )
-            labels = KNeighborsClassifier(FOR_LABELS).fit(latent, problem.obs["label"].to_numpy())
         mapped = space.transform(lognorm(query.values).toarray())
-        return {"protein": values.predict(mapped), "query_labels": labels.predict(mapped)}
+        outputs = {"protein": values.predict(mapped)}
+        if "query_labels" in problem.asks:
+            with job.timed():
+                labels = KNeighborsClassifier(FOR_LABELS)
+                labels.fit(latent, problem.obs["label"].to_numpy())
+            outputs["query_labels"] = labels.predict(mapped)
+        return outputs
     return _impute(problem, job, KNeighborsRegressor(ACROSS, metric="cosine"))
 
 
 def knn_depth(problem, job):
     """Nearest neighbours, their normalised values brought to the depth of the cell."""
-    reference, query = problem.block("rna"), problem.query.block("rna")
-    inputs, shared = _shared(reference, query)
-    depth = [np.asarray(b.subset(features=shared).values.sum(1)) for b in (reference, query)]
-    hidden = reference.subset(features=problem.targets["rna"]).values.toarray()
+    inputs, depth = _shared(problem)
+    hidden = problem.block("rna").subset(features=problem.targets["rna"]).values.toarray()
     with job.timed():
         model = KNeighborsRegressor(ACROSS, metric="cosine")
         model.fit(inputs[0], hidden / np.maximum(depth[0], 1))
@@ -153,30 +156,26 @@ def ridge(problem, job):
     if problem.query is None:
         return _translate(problem, job, lambda: Ridge(alpha=100.0))
     if "protein" in problem.targets:
+        rna, query = problem.shared("rna")
         with job.timed():
             model = make_pipeline(StandardScaler(), Ridge(alpha=1000.0))
-            model.fit(
-                lognorm(problem.block("rna").values).toarray(), clr(problem.block("protein").values)
-            )
-        return {"protein": model.predict(lognorm(problem.query.block("rna").values).toarray())}
+            model.fit(lognorm(rna.values).toarray(), clr(problem.block("protein").values))
+        return {"protein": model.predict(lognorm(query.values).toarray())}
     return _impute(problem, job, Ridge(alpha=100.0))
 
 
-def _shared(reference, query):
-    """Genes that both data sets have, standardised in each, and their names."""
-    shared = reference.features[np.isin(reference.features, query.features)]
-    inputs = [
-        StandardScaler().fit_transform(lognorm(block.subset(features=shared).values).toarray())
-        for block in (reference, query)
-    ]
-    return inputs, shared
+def _shared(problem):
+    """Genes that both data sets have, standardised in each, and the total of each cell in them."""
+    blocks = problem.shared("rna")
+    inputs = [StandardScaler().fit_transform(lognorm(b.values).toarray()) for b in blocks]
+    return inputs, [np.asarray(b.values.sum(1)) for b in blocks]
 
 
 def _impute(problem, job, model):
     """From the genes that both data sets have to log1p of the hidden ones."""
-    reference = problem.block("rna")
-    inputs, _ = _shared(reference, problem.query.block("rna"))
-    target = reference.subset(features=problem.targets["rna"]).values.log1p().toarray()
+    inputs, _ = _shared(problem)
+    target = problem.block("rna").subset(features=problem.targets["rna"])
+    target = target.values.log1p().toarray()
     with job.timed():
         model.fit(inputs[0], target)
     return {"rna": model.predict(inputs[1])}

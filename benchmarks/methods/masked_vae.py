@@ -15,6 +15,8 @@ def run(problem, job):
     mumask.MaskedVAE.setup_mudata(mdata, **setup)
     model = mumask.MaskedVAE(mdata, **job.options("model"))
     options = job.options("train", enable_progress_bar=False, **job.epochs_option())
+    if job.settings.get("random_panels"):
+        options["input_masks"] = {"rna": ours.random_panel}
     with job.timed():
         model.train(**options)
     job.epochs = len(model.history["train_loss"])

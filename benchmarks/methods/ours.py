@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 import mumask
 from benchmarks.problem import UNKNOWN, clr
@@ -31,6 +32,13 @@ def prepare(problem, job):
     if "label" in problem.obs:
         setup |= {"labels_key": "label", "unlabeled_category": UNKNOWN}
     return mdata, setup
+
+
+def random_panel(x):
+    """Half of the cells are seen through 5 to 100 % of their features."""
+    share = torch.empty(len(x), 1).uniform_(0.05, 1)
+    share[torch.rand(len(x)) < 0.5] = 1
+    return torch.rand(x.shape) < share
 
 
 def _query_with_counts(problem):

@@ -38,7 +38,7 @@ def totalvi(problem, job):
     if problem.query is None:
         return {"latent": _train(_mudata(problem), job).get_latent_representation()}
     # A batch whose proteins are all zero counts as one without proteins.
-    reference, query = problem.block("rna"), problem.query.block("rna")
+    reference, query = problem.shared("rna")
     protein = problem.block("protein")
     obs = pd.concat([problem.obs[["batch"]], problem.query.obs[["batch"]]])
     empty = np.zeros((len(query.cells), len(protein.features)), dtype=np.float32)
@@ -53,13 +53,15 @@ def totalvi(problem, job):
     _, predicted = model.get_normalized_expression(
         indices=np.arange(known, len(obs)), transform_batch=batches, n_samples=10
     )
-    latent = model.get_latent_representation()
-    labels = KNeighborsClassifier(15).fit(latent[:known], problem.obs["label"].to_numpy())
-    job.notes.append("reference and query are trained together; labels by 15 nearest neighbours")
-    return {
-        "protein": clr(predicted[protein.features].to_numpy()),
-        "query_labels": labels.predict(latent[known:]),
-    }
+    outputs = {"protein": clr(predicted[protein.features].to_numpy())}
+    note = "reference and query are trained together"
+    if "query_labels" in problem.asks:
+        latent = model.get_latent_representation()
+        labels = KNeighborsClassifier(15).fit(latent[:known], problem.obs["label"].to_numpy())
+        outputs["query_labels"] = labels.predict(latent[known:])
+        note += "; labels by 15 nearest neighbours"
+    job.notes.append(note)
+    return outputs
 
 
 def totalanvi(problem, job):

@@ -1,6 +1,7 @@
 """The tasks: what is hidden, what is asked, how it is scored."""
 
 from .base import Task
+from .experiment import EXPERIMENT
 from .fusion import FEW_LABELS, FUSION
 from .mosaic import MOSAIC
 from .query import QUERY
@@ -9,5 +10,8 @@ from .spatial import HIDDEN_GENES, SPATIAL
 
 TASKS = {
     task.name: task
-    for task in (FUSION, FEW_LABELS, MOSAIC, QUERY, RNA_ATAC, UNPAIRED, SPATIAL, HIDDEN_GENES)
+    for task in (
+        *(FUSION, FEW_LABELS, MOSAIC, QUERY, EXPERIMENT),
+        *(RNA_ATAC, UNPAIRED, SPATIAL, HIDDEN_GENES),
+    )
 }

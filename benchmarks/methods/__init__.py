@@ -62,17 +62,17 @@ TANGRAM = dict.fromkeys(
 CIRCULAR = {"T1": "circular: the labels are clusters of such a graph"}
 FROM_NEIGHBOURS = (
     "protein is the mean centred log-ratio of the 30 reference cells that are nearest in the latent "
-    "space, both encoded from RNA (`mumask.tl.impute_from_neighbors`)"
+    "space, both encoded from the RNA of the query's genes (`mumask.tl.impute_from_neighbors`)"
 )
 NEIGHBOURS = {
     "settings": {"neighbours": True},
     "notes": {"T3": f"{FROM_NEIGHBOURS}; labels as without", "T3b": FROM_NEIGHBOURS},
 }
 PANELS = {
-    "settings": {"random_panels": True, "neighbours": True},
+    "settings": {"random_panels": True},
     "notes": {
         "T3b": "trained with half of the cells seen through a random panel of 5 to 100 % of the "
-        "genes (see the guide on query mapping), with neighbours"
+        "genes, as in the guide on query mapping"
     },
 }
 
@@ -110,7 +110,7 @@ METHODS = {
             on_request=True,
         ),
         _ours("MaskedVAE + neighbours", "masked_vae", QUERIES, **NEIGHBOURS),
-        _ours("MaskedVAE + panels + neighbours", "masked_vae", ("T3b",), **PANELS),
+        _ours("MaskedVAE + panels", "masked_vae", ("T3b",), **PANELS),
         _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", QUERIES, **NEIGHBOURS),
         _peer("totalVI", "totalvi:totalvi", "T1", "T2", *QUERIES),
         _peer("totalANVI", "totalvi:totalanvi", "T1b"),

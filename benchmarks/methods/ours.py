@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from mudata import MuData
 
 import mumask
 from benchmarks.problem import UNKNOWN, clr
@@ -73,9 +74,13 @@ def answers(problem, job, model, mdata):
 
 
 def _from_neighbours(problem, model, mdata, query):
-    """Mean centred log-ratios of the reference cells that are nearest in what the RNA tells."""
+    """Mean centred log-ratios of the reference cells that are nearest in what the query's RNA tells."""
     reference, asked = mdata.copy(), problem.query.to_mudata()
-    reference.obsm["X_rna"] = model.get_latent_representation(source="rna")
+    genes = reference["rna"].var_names.isin(asked["rna"].var_names)
+    through = MuData({"rna": reference["rna"][:, genes].copy()})
+    through.obs = reference.obs.loc[through.obs_names].copy()
+    seen = type(model).load_query_data(through, model).get_latent_representation()
+    reference.obsm["X_rna"] = seen[through.obs_names.get_indexer(reference.obs_names)]
     asked.obsm["X_rna"] = query.get_latent_representation(source="rna")
     reference["protein"].layers["clr"] = clr(reference["protein"].X)
     options = {"features": problem.targets["protein"], "use_rep": "X_rna", "layer": "clr"}

@@ -44,7 +44,7 @@ def without_stages(problem, job):
     epochs = job.max_epochs or 20
     with job.timed():
         model.train(max_epochs=0, enable_progress_bar=False)
-        model.finetune(max_epochs=epochs, head_steps=0, enable_progress_bar=False)
+        model.finetune(max_epochs=epochs, head_steps=0, train_size=1.0, enable_progress_bar=False)
     job.epochs = epochs
     query = mumask.CrossAttentionMAE.load_query_data(problem.query.to_mudata(), model)
     return {"query_labels": query.predict().to_numpy(str)}

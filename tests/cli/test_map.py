@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mumask import MaskedVAE
+from mumask import CrossAttentionMAE, MaskedVAE
 from mumask.cli import app
 
 
@@ -49,6 +49,38 @@ def test_wrong_input_is_one_line(files):
     assert result.exit_code == 2
     assert "No model at" in result.output
     assert not (files / "out.h5mu").exists()
+
+
+def test_a_file_in_the_place_of_the_model_is_found_at_once(files, monkeypatch):
+    """Even where outputs may be replaced."""
+    (files / "mapped").write_text("mine")
+    monkeypatch.setattr("mumask.cli._map.read_mudata", lambda path: pytest.fail("too late"))
+    result = run(
+        files / "query.h5mu", "--reference", files / "reference", "-o", files / "out.h5mu",
+        "--save-model", files / "mapped", "--overwrite",
+    )  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert "is a file; name a folder" in result.output
+    assert (files / "mapped").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("head_steps", "stale"), [(0, False), (20, True)])
+def test_a_reference_has_the_labels_it_was_last_trained_with(make_mosaic, files, head_steps, stale):
+    """The head that was trained with the network counts, and none from before another stage 1."""
+    mosaic, quiet = make_mosaic(), {"enable_progress_bar": False, "accelerator": "cpu"}
+    CrossAttentionMAE.setup_mudata(mosaic, batch_key="batch", labels_key="cell_type")
+    model = CrossAttentionMAE(mosaic, n_embed=16, n_latent=9, n_heads=2, max_tokens=6)
+    model.train(max_epochs=1, **quiet)
+    model.finetune(max_epochs=1, head_steps=head_steps, **quiet)
+    if stale:
+        model.train(max_epochs=1, **quiet)
+    model.save(files / "mae")
+    out = files / "out.h5mu"
+    result = run(files / "query.h5mu", "--reference", files / "mae", "-o", out)
+    assert result.exit_code == 0, result.output
+    mapped = md.read_h5mu(out)
+    assert np.isfinite(mapped.obsm["X_mumask"]).all()
+    assert ("mumask_label" in mapped.obs) is not stale
 
 
 def test_the_other_model(make_mosaic, files, monkeypatch):

@@ -54,6 +54,21 @@ def public_objects() -> dict[str, object]:
     return found
 
 
+@pytest.mark.parametrize("name", [n for n in public_objects() if "setup_anndata" not in n])
+def test_every_parameter_is_described(name):
+    """By a line of its name, alone or beside others that are described with it."""
+    thing = public_objects()[name]
+    parameters = inspect.signature(thing).parameters.values()
+    lines = [re.split(r",\s*", line.strip()) for line in (inspect.getdoc(thing) or "").splitlines()]
+    described = {word.lstrip("*") for line in lines for word in line}
+    missing = [
+        p.name
+        for p in parameters
+        if p.name not in ("self", "cls", "registry", *described) and p.kind is not p.VAR_KEYWORD
+    ]
+    assert not missing
+
+
 def model_for(name: str, test: doctest.DocTest) -> str:
     """The model that an example means: one that has its class as base, and what it calls."""
     owner, called = name.split(".")[-2], re.findall(r"\bmodel\.(\w+)\(", test.docstring)

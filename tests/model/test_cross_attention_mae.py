@@ -54,6 +54,15 @@ def moved(model, before):
     return {k for k, v in weights(model).items() if not torch.equal(v, before[k])}
 
 
+def test_stand_ins_are_learned_where_training_alone_hides_modalities(make_mosaic):
+    """Every cell has both modalities; modality dropout lets the other stand in."""
+    paired = make_mosaic(40, {"cite": ("rna", "protein")})
+    setup = {"batch_key": None}
+    before = weights(make(paired, setup=setup, epochs=0, head_steps=0))
+    changed = moved(make(paired, setup=setup, epochs=1, head_steps=0), before)
+    assert {k for k in before if k.startswith("fusion.stand_ins.")} <= changed
+
+
 def test_stage_1_learns_without_labels(make_mosaic, unchanged):
     mosaic = make_mosaic(60)
     check = unchanged(mosaic)
@@ -97,6 +106,26 @@ def test_the_head_waits_for_its_stage(mosaic):
         model.predict()
 
 
+def test_an_interrupted_stage_1_leaves_no_old_head(mosaic, monkeypatch):
+    model = make(mosaic, head_steps=20)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(max_epochs=1, **QUIET)
+    assert model.known_types_ is None
+    with pytest.raises(ValueError, match="finetune"):
+        model.predict()
+
+
+def test_finetuning_needs_something_to_train(mosaic):
+    model = make(mosaic, epochs=0, head_steps=0)
+    with pytest.raises(ValueError, match="Nothing to train"):
+        model.finetune(max_epochs=0, head_steps=0)
+
+
 def test_finetuning_the_head_leaves_stage_1_as_it_is(mosaic):
     model = make(mosaic, head_steps=0)
     before, z = weights(model), model.get_latent_representation()
@@ -124,6 +153,27 @@ def test_untrained_start(mosaic):
     model = make(mosaic, epochs=0, head_steps=0)
     assert model.is_trained
     assert np.isfinite(model.get_latent_representation()).all()
+
+
+@pytest.mark.parametrize("whiten", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["one gene", "one cell", "all ones"])
+def test_a_constant_modality_adds_nothing(make_mosaic, kind, whiten):
+    mosaic = make_mosaic()
+    if kind == "one gene":
+        mosaic.mod["rna"] = mosaic["rna"][:, :1].copy()
+        mosaic["rna"].X = np.random.default_rng(0).poisson(3, mosaic["rna"].shape) + 1.0
+    elif kind == "one cell":
+        mosaic.mod["protein"] = mosaic["protein"][:1].copy()
+    else:
+        mosaic["atac"].X = np.ones(mosaic["atac"].shape, dtype=np.float32)
+    mosaic.update()
+    model = make(mosaic, epochs=0, head_steps=20, whiten=whiten)
+    has = np.isin(mosaic.obs_names, np.concatenate([a.obs_names for a in mosaic.mod.values()]))
+    assert np.isfinite(model.get_latent_representation()[has]).all()
+    name = {"one gene": "rna", "one cell": "protein", "all ones": "atac"}[kind]
+    assert not model.module.encoders[name].tokens.value[..., 0].any()
+    model.train(max_epochs=1, **QUIET)
+    assert all(w.isfinite().all() for w in model.module.state_dict().values())
 
 
 @pytest.mark.parametrize("names", [("rna",), ("rna", "protein"), ("protein", "atac", "rna")])
@@ -256,6 +306,16 @@ def test_preset_trains_as_in_the_paper(make_mosaic):
     assert model.module.classifier.n_out == model.module.n_latent
     assert len(model.module.classifier.network) == 1
     assert model.predict().notna().all()
+    assert model.annotate()["mumask_novelty"].notna().all()
+    mapped = CrossAttentionMAE.load_query_data(make_mosaic(10, {"solo": ("rna",)}, seed=3), model)
+    assert mapped.annotate()["mumask_label"].notna().all()
+
+
+def test_a_query_is_calibrated_where_its_reference_is_not(make_mosaic, query):
+    query.obs["some_labels"] = query.obs["cell_type"].astype(str)
+    mapped = CrossAttentionMAE.load_query_data(query, make(make_mosaic(60), head_steps=0))
+    mapped.finetune(head_steps=20)
+    assert mapped.annotate()["mumask_novelty"].notna().all()
 
 
 def test_what_is_shared_works_without_a_posterior(reference):
@@ -321,6 +381,16 @@ def test_attention_of_what_is_not_there(reference, arguments, error, message):
         reference.get_attention(*arguments)
     with pytest.raises(KeyError, match="no column"):
         reference.get_attention("rna", "protein", groupby="sort")
+    mdata = reference.adata.copy()
+    mdata.obs["empty"] = np.nan
+    with pytest.raises(ValueError, match="'empty' is empty"):
+        reference.get_attention("rna", "protein", mdata, groupby="empty")
+
+
+@pytest.mark.parametrize("n_permutations", [1, -1])
+def test_a_z_score_needs_two_permutations(reference, n_permutations):
+    with pytest.raises(ValueError, match="at least 2"):
+        reference.get_attention("rna", "protein", n_permutations=n_permutations)
 
 
 # Bad input

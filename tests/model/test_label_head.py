@@ -9,6 +9,7 @@ import torch
 
 from mumask import CrossAttentionMAE
 
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 KEPT = {"train_size": 0.9}
 INDICES = [np.arange(81), np.arange(81, 90)]
 EXTERNAL = {"datasplitter_kwargs": {"external_indexing": INDICES}}
@@ -63,12 +64,18 @@ def test_how_sure_to_be_is_learned_before(make_mosaic, fit):
     assert temperatures[0] == temperatures[1]
 
 
-def test_a_head_is_calibrated_before_it_knows_all_labels(mosaic, monkeypatch):
-    """Also where it is fitted again, and where stage 1 ran anew in between."""
+def masked_autoencoder(mosaic):
+    """Trained through stage 1."""
     scvi.settings.seed = 0
     CrossAttentionMAE.setup_mudata(mosaic, batch_key="batch", labels_key="cell_type")
     model = CrossAttentionMAE(mosaic, n_embed=16, n_latent=9, n_heads=2, max_tokens=6)
-    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+    model.train(max_epochs=1, **QUIET)
+    return model
+
+
+def test_a_head_is_calibrated_before_it_knows_all_labels(make_mosaic, monkeypatch):
+    """Also where it is fitted again, and where stage 1 ran anew in between."""
+    model = masked_autoencoder(make_mosaic(60))
     head, starts, ends = model.module.classifier, [], []
     fit = model.module.fit_head
 
@@ -79,12 +86,74 @@ def test_a_head_is_calibrated_before_it_knows_all_labels(mosaic, monkeypatch):
         ends.append((weights(), len(z)))
 
     monkeypatch.setattr(model.module, "fit_head", spied)
-    model.train(max_epochs=1, **quiet)
     for again in (False, True, False):
         if again:
-            model.train(max_epochs=1, **quiet)
+            model.train(max_epochs=1, **QUIET)
         model.finetune(head_steps=20)
     n_rows = [n for _, n in ends]
     assert n_rows[0] == n_rows[2] == n_rows[4] < n_rows[1] == n_rows[3] == n_rows[5]
     for i, start in enumerate(starts):
         assert not any(torch.equal(start, end) for end, _ in ends[:i])
+
+
+@pytest.mark.parametrize("head_steps", [0, 20])
+def test_whole_network_training_ends_calibrated(make_mosaic, head_steps):
+    """On embeddings as they are then, and with all labels known to the head."""
+    model = masked_autoencoder(make_mosaic(60))
+    model.finetune(max_epochs=2, head_steps=head_steps, **QUIET)
+    learned, z = model.train_indices, model._latent_and_logits(model.adata, np.arange(180))[0]
+    assert len(learned) == 180 - 36  # a fifth of the labels is held back
+    np.testing.assert_allclose(model.known_types_["cells"], z[np.sort(learned)], atol=1e-5)
+    assert all(view["temperature"] != 1 for view in model.known_types_["views"][:1])
+    table = model.annotate()
+    assert table["mumask_novelty"].notna().all() and table["mumask_label"].notna().all()
+
+
+def with_other_labels(mosaic, held):
+    """The same cells; the labels of `held` ones are those of other types."""
+    codes = mosaic.obs["cell_type"].cat.codes.to_numpy().copy()
+    codes[held] = (codes[held] + 1) % 4
+    mosaic.obs["cell_type"] = mosaic.obs["cell_type"].cat.categories[codes]
+    return mosaic
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_labels_of_the_calibration_move_no_weight_before_it(make_mosaic, monkeypatch, before):
+    """Whatever they are, also where an earlier head has learned them."""
+    weights, held = [], []
+    calibrate = CrossAttentionMAE._calibrate_on
+
+    def spied(model, labels, cells):
+        weights.append({name: w.clone() for name, w in model.module.state_dict().items()})
+        held.append(cells)
+        calibrate(model, labels, cells)
+
+    monkeypatch.setattr(CrossAttentionMAE, "_calibrate_on", spied)
+
+    def at_the_calibration(mosaic):
+        model = masked_autoencoder(mosaic)
+        if before:
+            model.finetune(head_steps=20)
+        scvi.settings.seed = 0
+        model.finetune(max_epochs=1, head_steps=0, **QUIET)
+        return weights[-1]
+
+    one = at_the_calibration(make_mosaic(60))
+    assert len(held[-1]) == 36
+    two = at_the_calibration(with_other_labels(make_mosaic(60), held[-1]))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("options", [KEPT, {"early_stopping": True}])
+def test_whole_network_training_never_learns_a_validation_set(make_mosaic, options):
+    """Its labels say how sure to be, and change no prediction."""
+
+    def predictions(mosaic):
+        model = masked_autoencoder(mosaic)
+        model.finetune(max_epochs=1, head_steps=20, **options, **QUIET)
+        return model, model.predict().tolist()
+
+    model, before = predictions(make_mosaic(60))
+    held = model.validation_indices
+    assert len(held) == 18
+    assert predictions(with_other_labels(make_mosaic(60), held))[1] == before

@@ -27,7 +27,6 @@ def main(n_processes: int, folder: Path) -> None:
     mumask.MaskedVAE.setup_mudata(mdata, batch_key="batch")
     # Without a prior of its outputs it starts far from the average cell and has much to learn.
     model = mumask.MaskedVAE(mdata, n_latent=4, n_hidden=16, loadings_sd=math.inf)
-    several = {"devices": n_processes, "strategy": "ddp"} if n_processes > 1 else {"devices": 1}
     model.train(
         max_epochs=8,
         batch_size=16 // n_processes,
@@ -35,7 +34,7 @@ def main(n_processes: int, folder: Path) -> None:
         enable_progress_bar=False,
         train_size=0.9,
         check_val_every_n_epoch=1,
-        **several,
+        devices=n_processes,
     )
     rank = int(os.environ.get("LOCAL_RANK", 0))
     out = {

@@ -33,7 +33,7 @@ def demo(
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")
     ] = Path("mumask_demo"),
     max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data; by default about 1,500 steps.")
+        int | None, typer.Option(min=1, help="Passes over the data; by default about 2,400 steps.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data and the training.")] = 0,
     n_cells: Annotated[int, typer.Option(min=50, help="Cells per batch.")] = N_CELLS,

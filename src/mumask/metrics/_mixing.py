@@ -131,6 +131,15 @@ def silhouette(latent, labels, *, scaled: bool = True) -> float:
     Above 0.5 cells lie nearer to their own label than to the next one. This is uniPort's
     silhouette coefficient, the one inClust+ reports.
 
+    Parameters
+    ----------
+    latent
+        Cells x dimensions.
+    labels
+        Label of every cell.
+    scaled
+        Return ``(s + 1) / 2`` instead of ``s``.
+
     Examples
     --------
     >>> mumask.metrics.silhouette(mdata.obsm["X_true"], mdata.obs["cell_type"]) > 0.5
@@ -146,6 +155,15 @@ def batch_asw(latent, labels, batch) -> float:
 
     The mean over labels of ``1 - |s|``, with ``s`` the silhouette of the batches among the cells
     of one label (scIB: Luecken et al., Nature Methods 2022; computed by scib-metrics).
+
+    Parameters
+    ----------
+    latent
+        Cells x dimensions.
+    labels
+        Label of every cell.
+    batch
+        Batch of every cell.
 
     Raises
     ------
@@ -177,6 +195,15 @@ def graph_connectivity(latent, labels, n_neighbors: int = 15) -> float:
     1 means that every label stays in one piece (scIB: Luecken et al., Nature Methods 2022;
     computed by scib-metrics on the exact graph of `n_neighbors`, the cell itself counted).
 
+    Parameters
+    ----------
+    latent
+        Cells x dimensions.
+    labels
+        Label of every cell.
+    n_neighbors
+        Neighbours of a cell, itself among them.
+
     Raises
     ------
     ImportError
@@ -203,7 +230,14 @@ def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
 
     Row i of both latents [n, d] is the same cell, seen through two modalities. The fraction of
     other cells of the second that are nearer than the match, averaged over the cells and over
-    both directions (Liu et al., WABI 2019). Distances are made for `chunk` cells at a time.
+    both directions (Liu et al., WABI 2019).
+
+    Parameters
+    ----------
+    latent_a, latent_b
+        Cells x dimensions, the same cells in the same order.
+    chunk
+        Cells for which distances are made at a time.
 
     Examples
     --------

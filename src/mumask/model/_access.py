@@ -36,6 +36,15 @@ class AccessMixin(BaseModelClass):
     def feature_names(self, modality: str) -> pd.Index:
         """Names of the features of a modality in the order of the model.
 
+        Parameters
+        ----------
+        modality
+            Key of a registered modality.
+
+        Returns
+        -------
+        As many names as the module has features of the modality.
+
         Examples
         --------
         >>> list(model.feature_names("protein")[:2])
@@ -60,6 +69,11 @@ class AccessMixin(BaseModelClass):
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
         """Names of the features by modality.
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            Without effect; an argument of scvi-tools' method.
 
         Examples
         --------

@@ -54,7 +54,7 @@ class AttentionMixin(EncodeMixin):
         groupby
             Column of ``mdata.obs`` with groups, such as cell types.
         n_permutations
-            Number of permutations; 0 for no baseline.
+            Number of permutations, at least two; 0 for no baseline.
         batch_size
             Cells per minibatch.
         seed
@@ -79,6 +79,10 @@ class AttentionMixin(EncodeMixin):
             raise ValueError("`query` and `key` have to be different modalities.")
         if not self.module.fusion.has_attention:
             raise ValueError("The model was made with fusion='addition': it has no attention.")
+        if n_permutations and n_permutations < 2:
+            raise ValueError(
+                f"`n_permutations`={n_permutations}: z-scores need at least 2; 0 gives no baseline."
+            )
         mdata, cells = self._cells(mdata, indices)
         both = np.ones(mdata.n_obs, dtype=bool)
         for name in (query, key):
@@ -91,6 +95,8 @@ class AttentionMixin(EncodeMixin):
             if groupby not in mdata.obs:
                 raise KeyError(f"`groupby`: {groupby!r} is no column of mdata.obs.")
             groups = mdata.obs[groupby].iloc[cells]
+            if groups.isna().all():
+                raise ValueError(f"`groupby`: {groupby!r} is empty for every cell asked for.")
             cells, groups = cells[groups.notna()], groups[groups.notna()].astype(str).to_numpy()
             names = list(np.unique(groups))
             member = (groups == np.array(names)[:, None]).astype(np.float32)
@@ -117,20 +123,24 @@ class AttentionMixin(EncodeMixin):
                 f"{len(cells)} cells x {shape[0]} x {shape[1]} tokens are too many weights to hold: "
                 f"pass `indices` of at most {int(MAX_WEIGHTS // np.prod(shape))} cells."
             )
-        parts, total, count = [], 0.0, 0.0
+        parts = []
+        total = np.zeros((1 + n_shuffles, *shape))
+        count = np.zeros((1 + n_shuffles, *shape))
         for tensors in self._minibatches(
             mdata, rng.permutation(cells) if n_shuffles else cells, batch_size
         ):
             batch = tensors[keys.BATCH][:, 0].cpu().numpy()
             orders = [_shuffle_within(batch, rng) for _ in range(n_shuffles)]
-            each = torch.stack(list(self.module.cross_attention(tensors, query, key, orders))).cpu()
-            if keep:
-                parts.append(each[0].numpy())
-            total = total + each.nan_to_num().sum(1)
-            count = count + (~each.isnan()).sum(1)
-        mean = (total / count.clamp(min=1)).numpy()
+            # One order at a time: the weights of all of them would be gigabytes.
+            drawn = self.module.cross_attention(tensors, query, key, orders)
+            for order, each in enumerate(drawn):
+                if keep and not order:
+                    parts.append(each.cpu().numpy())
+                total[order] += each.nan_to_num().sum(0).cpu().numpy()
+                count[order] += (~each.isnan()).sum(0).cpu().numpy()
         if keep:
             return np.concatenate(parts), []
+        mean = (total / np.maximum(count, 1)).astype(np.float32)
         return mean[:1], [draw[None] for draw in mean[1:]]
 
     def _attention_table(self, query, key, groups, observed, null) -> pd.DataFrame:

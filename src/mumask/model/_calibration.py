@@ -21,6 +21,8 @@ KNOWN_SHARE = 0.99
 # A cell is compared with its nearest labelled cells, of which the model keeps so many at most.
 N_NEIGHBORS = 10
 KEPT_CELLS = 10_000
+# Held-back cells per type from which on a temperature is fitted to them.
+LEAST_PER_TYPE = 5
 LEVELS = np.linspace(0, 1, 1001)
 # Up to so many modalities every subset of them is a view of a cell, beyond it one and all.
 ALL_SUBSETS = 3
@@ -54,17 +56,15 @@ class CalibrationMixin(LabelsMixin):
         if keys.LABELS not in self.registry_["field_registries"]:
             return
         codes = self.adata_manager.get_from_registry(keys.LABELS).ravel()
-        labelled = np.flatnonzero(codes < self.module.n_classes)
-        cells = (
-            labelled if self.train_indices is None else np.intersect1d(labelled, self.train_indices)
-        )
-        cells = cells if len(cells) else labelled  # few labels may all have been set aside
-        held = np.intersect1d(labelled, self._unfitted_cells())
-        self._calibrate_on(codes, cells, held)
+        self._calibrate_on(codes, self._unfitted_cells())
 
-    def _calibrate_on(self, codes: np.ndarray, cells: np.ndarray, held: np.ndarray) -> None:
-        """Keep labelled `cells`; how sure to be, and how far to be, from `held` ones if enough."""
-        least = 5 * self.module.n_classes
+    def _calibrate_on(self, codes: np.ndarray, held: np.ndarray) -> None:
+        """Keep labelled cells other than `held`, which say, if enough, how sure and far to be."""
+        labelled = np.flatnonzero(codes < self.module.n_classes)
+        held = np.intersect1d(labelled, held)
+        cells = np.setdiff1d(labelled, held)
+        cells = cells if len(cells) else labelled  # few labels may all have been set aside
+        least = LEAST_PER_TYPE * self.module.n_classes
         enough = len(held) >= least
         kept = _some_of_each(codes[cells], KEPT_CELLS)
         z, _ = self._latent_and_logits(self.adata, cells[kept])
@@ -151,6 +151,17 @@ class CalibrationMixin(LabelsMixin):
         The share holds for cells like those of the reference. Cells of another batch can be
         farther out as a whole.
 
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        source
+            Modalities to look at; by default all that a cell has.
+        batch_size
+            Cells per minibatch.
+
         Returns
         -------
         Series by cell; NaN for a cell without any source modality.
@@ -175,8 +186,16 @@ class CalibrationMixin(LabelsMixin):
 
         Parameters
         ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        source
+            Modalities to look at; by default all that a cell has.
         known_share
             Share of the cells of known types that are not flagged as a new type.
+        batch_size
+            Cells per minibatch.
 
         Returns
         -------
@@ -196,9 +215,12 @@ class CalibrationMixin(LabelsMixin):
 
     def _annotate(self, mdata, indices, source, batch_size) -> pd.DataFrame:
         """Labels, uncertainty and novelty from one pass over the cells."""
-        if self.known_types_ is None:
-            raise ValueError("Train the model with labels first: setup_mudata(labels_key=...).")
         self._check_classifier()
+        if self.known_types_ is None:
+            raise ValueError(
+                "The model remembers no labelled cells: register labels with "
+                "setup_mudata(labels_key=...), then train with them."
+            )
         mdata, cells = self._cells(mdata, indices)
         z, logits = self._latent_and_logits(mdata, cells, source, batch_size)
         seen = self._seen(mdata, cells, source)

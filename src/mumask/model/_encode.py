@@ -56,7 +56,21 @@ class EncodeMixin(AccessMixin):
     ) -> dict[str, float]:
         """Reconstruction loss by modality, mean over the cells that have it: lower is better.
 
-        With `source`, the error of translating from these modalities.
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        source
+            Modalities to encode from, by default all that a cell has: the error of translating
+            from these.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Loss per cell, scaled to full panels, of every modality that some cell has.
 
         Examples
         --------

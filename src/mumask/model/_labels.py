@@ -124,6 +124,21 @@ class LabelsMixin(EncodeMixin):
     ) -> pd.Series:
         """Entropy of the predicted probabilities over its maximum: 0 certain, 1 no idea.
 
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        source
+            Modalities to predict from; by default all that a cell has.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Series by cell; NaN for a cell without any source modality.
+
         Examples
         --------
         >>> uncertainty = model.get_label_uncertainty()

@@ -73,7 +73,21 @@ class LatentMixin(EncodeMixin):
     ) -> float:
         """Evidence lower bound, mean over cells: higher is better.
 
-        The reconstruction part is scaled to full panels, one term per modality that a cell has.
+        The reconstruction part is scaled to full panels, one term per modality that a cell has. No
+        term is weighted, whatever the weights of the training.
+
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Nats per cell, up to constants of Gaussian modalities.
 
         Examples
         --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -11,14 +12,15 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from mumask.data import MosaicSplitter, keys, presence
 from mumask.train import AutoencoderTrainingPlan
 
+from ._calibration import LEAST_PER_TYPE
 from ._label_fitting import LabelFittingMixin
-from ._training import LOOKING, allow_unused_weights, default_epochs
+from ._training import LOOKING, SPLIT, allow_unused_weights, default_epochs
 
 # Steps of masked training; starting at the principal axes, more did not help.
 STEPS = 540
 # Cells from which input constants and axes are taken.
 PREPARATION_CELLS = 20_000
-# Share of the labelled cells that calibration sets aside while it judges a first head.
+# Share of the labelled cells that calibration sets aside while it judges a head.
 CALIBRATION_SHARE = 0.2
 CALIBRATION_STEPS = 1000
 HEAD_STEPS = 2500
@@ -65,10 +67,12 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         module, presence = self.module, self._which_modalities()
         self._enter("pretrain", presence)
         self._check_trainable()
+        if self.mapped_ is None:  # a head of before does not fit what the embeddings become
+            module.finetuned.fill_(False)
+            self.known_types_ = None
         runner = self._run(max_epochs, batch_size, kwargs)
         if self.mapped_ is None:  # a query keeps the scale of the reference
             module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
-            module.finetuned.fill_(False)  # a head of before does not fit these embeddings
         return runner
 
     def finetune(
@@ -86,6 +90,11 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         together; decoders are dropped and nothing is masked (scMMAE, stage 2). On a query this is
         stage 3: it needs labelled cells in the query, while predictions work without it.
 
+        How sure to be of a label is measured at the end, on a fifth of the labelled cells, which
+        are held back from all of that. Then the head, and it alone, is fitted anew to all labels.
+        Where a fifth is too few (five cells per type), nothing is held back and probabilities stay
+        as they are. A query keeps what the reference learned of its labels.
+
         Parameters
         ----------
         max_epochs
@@ -94,17 +103,20 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         batch_size
             Cells per step of these passes.
         head_steps
-            Steps of fitting the head alone; by default 2,500, or none with the preset.
+            Steps of fitting the head alone; by default 2,500, or none with the preset. Without any,
+            1,000 are spent on the labels held back.
         sources
             ``"each"`` also shows the head single modalities (up to three: every set of them), so
             that it can label queries that have less; ``"all"`` shows everything a cell has.
         **kwargs
-            As in :meth:`train`; only used with `max_epochs`.
+            As in :meth:`train`; only used with `max_epochs`. Where they ask for a split or early
+            stopping, the cells so left out are those held back, and the head never learns them;
+            ``train_size=1`` holds nothing back.
 
         Raises
         ------
         ValueError
-            If no labels were registered, or no cell has one.
+            If no labels were registered, no cell has one, or there is nothing to train.
 
         Examples
         --------
@@ -124,19 +136,31 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             raise ValueError("Run train() (stage 1) first; train(max_epochs=0) skips its epochs.")
         if sources not in ("each", "all"):
             raise ValueError(f"`sources`: {sources!r} is unknown; choose 'each' or 'all'.")
-        module = self.module
+        if not (max_epochs or head_steps):
+            raise ValueError("Nothing to train: `max_epochs` and `head_steps` are both 0.")
+        split = self._split_asked_for(batch_size, kwargs) if max_epochs else None
+        module, views = self.module, self._views()
+        views = views if sources == "each" else views[:1]
         module.fit_class_weights(torch.as_tensor(labels))
-        if head_steps:
-            views = self._views()
-            self._fit_head(labels, views if sources == "each" else views[:1], head_steps)
+        if self.mapped_ is None:  # a query keeps what the reference learned of its labels
+            self.known_types_ = None
+        held = self._hold_back(labels) if split is None else np.concatenate(split[1:]).astype(int)
+        to_learn = held if split is None else held[:0]
         if max_epochs:
-            # The validation labels of the trainer would be lost to the head: train on all cells.
-            kwargs.setdefault("train_size", 1.0 if not kwargs.get("early_stopping") else 0.9)
+            # Encoders start to learn from a good head, but from none that knows what is held back.
+            if head_steps or (self.known_types_ is None and module.classifier.n_updates):
+                self._head_learner(labels, views)(head_steps or CALIBRATION_STEPS, held)
+            split = split or [np.setdiff1d(np.arange(len(labels)), held), held]
+            splitting = {**(kwargs.get("datasplitter_kwargs") or {}), "external_indexing": split}
             self._enter("finetune", self._which_modalities())
             try:
-                self._run(max_epochs, batch_size, kwargs)
+                self._run(max_epochs, batch_size, {**kwargs, "datasplitter_kwargs": splitting})
             finally:
                 module.stage = "pretrain"
+        if len(to_learn) or not max_epochs:
+            self._fit_head(labels, views, head_steps or CALIBRATION_STEPS, held)
+        elif self.known_types_ is None:
+            self._calibrate_on(labels, held)
         module.finetuned.fill_(True)
         module.eval()
 
@@ -200,17 +224,46 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             )
         return labels
 
-    def _fit_head(self, labels: np.ndarray, views: list[list[str]], n_steps: int) -> None:
-        """Fit the head; before, one that leaves cells out shows how sure a head may be."""
-        module = self.module
-        fit_without = self._head_fitter(module.fit_head, labels, views)
-        if self.mapped_ is None:  # a query keeps what the reference learned of its labels
-            labelled = np.flatnonzero(labels < module.n_classes)
-            drawn = np.random.default_rng(0).permutation(labelled)
-            held = np.sort(drawn[: int(len(drawn) * CALIBRATION_SHARE)])
-            if module.classifier.n_updates:  # one that knows their labels is too sure of them
-                module.classifier.reset()
-            fit_without(min(n_steps, CALIBRATION_STEPS), held)
-            self._calibrate_on(labels, np.setdiff1d(labelled, held), held)
-            module.classifier.reset()
-        fit_without(n_steps, np.empty(0, dtype=int))
+    def _hold_back(self, labels: np.ndarray) -> np.ndarray:
+        """Labelled cells to calibrate on, the same in every call; none where that cannot be."""
+        n_classes = self.module.n_classes
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(labels < n_classes))
+        held = np.sort(drawn[: int(len(drawn) * CALIBRATION_SHARE)])
+        few = len(held) < LEAST_PER_TYPE * n_classes
+        return held[:0] if few or self.known_types_ is not None else held
+
+    def _split_asked_for(self, batch_size: int, kwargs: dict) -> list[np.ndarray] | None:
+        """Training, validation and test cells, where the caller has a say in which these are."""
+        options = kwargs.get("datasplitter_kwargs") or {}
+        looking = any(kwargs.get(name) for name in LOOKING)
+        if not (looking or SPLIT & {*kwargs, *options}):
+            return None
+        options = {name: kwargs[name] for name in SPLIT & kwargs.keys()} | options
+        splitter = MosaicSplitter(self.adata_manager, batch_size=batch_size, **options)
+        splitter.setup()
+        return [splitter.train_idx, splitter.val_idx, splitter.test_idx]
+
+    def _head_learner(
+        self, labels: np.ndarray, views: list[list[str]]
+    ) -> Callable[[int, np.ndarray], None]:
+        """Function of steps and cells to leave out that fits the head anew to all others."""
+        fit_without = self._head_fitter(self.module.fit_head, labels, views)
+
+        def learn(n_steps: int, without: np.ndarray) -> None:
+            # A head that knows the labels left out is too sure of them; a query goes on from there.
+            if self.mapped_ is None and self.module.classifier.n_updates:
+                self.module.classifier.reset()
+            fit_without(n_steps, without)
+
+        return learn
+
+    def _fit_head(
+        self, labels: np.ndarray, views: list[list[str]], n_steps: int, held: np.ndarray
+    ) -> None:
+        """Fit the head; before, one that leaves `held` out shows how sure a head may be."""
+        learn = self._head_learner(labels, views)
+        if self.known_types_ is None:
+            if len(held):
+                learn(min(n_steps, CALIBRATION_STEPS), held)
+            self._calibrate_on(labels, held)
+        learn(n_steps, held[:0])

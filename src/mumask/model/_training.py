@@ -64,7 +64,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the data; by default as many as give about 2,400 steps, or 200 on a model
+            Passes over the data; by default as many as give about 2,400 steps, at least 10 and at
+            most 200, or 200 steps on a model
             from :meth:`load_query_data`, which fits one vector per new category and no other
             weight (unless `unfrozen` named some).
         batch_size

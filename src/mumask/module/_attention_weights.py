@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import torch
 from torch import Tensor
 
 from mumask.data import keys
@@ -43,7 +42,6 @@ class AttentionWeights:
         """
         out = self.inference(tensors)
         encoded, masks, n_cells = out["encoded"], out["masks"], len(tensors[keys.PRESENCE])
-        rows = torch.arange(n_cells, device=tensors[keys.PRESENCE].device)
         for order in (None, *orders):
             shown, ids = dict(encoded), masks[key]
             if order is not None:
@@ -56,7 +54,7 @@ class AttentionWeights:
             weights, slices = self.fusion.weights(shown, query, n_cells)
             weights = weights * (weights > 0).sum(-1, keepdim=True)
             weights = self._by_token(weights[:, :, slices[key]].transpose(1, 2), ids, key)
-            yield self._by_token(weights.transpose(1, 2), masks[query], query)[rows]
+            yield self._by_token(weights.transpose(1, 2), masks[query], query)
 
     def _by_token(self, weights: Tensor, mask, name: str) -> Tensor:
         """Visible tokens, ``(B, v, ...)``, at the places of all tokens, ``(B, t, ...)``."""

@@ -194,8 +194,10 @@ class CrossAttentionMAEModule(
 
     def hidden_shares(self) -> tuple[float, float]:
         """Shares of tokens and of cells (whole modalities) to hide now; none outside training."""
-        if not self.hiding:
-            return 0.0, 0.0
+        return self.shares_of_stage() if self.hiding else (0.0, 0.0)
+
+    def shares_of_stage(self) -> tuple[float, float]:
+        """What training hides in this stage, whether the module is training now or not."""
         if self.stage == "pretrain":
             return self.mask_ratio, self.modality_dropout
         return self.finetune_mask_ratio, self.finetune_modality_dropout

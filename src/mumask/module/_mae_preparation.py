@@ -61,9 +61,10 @@ class MAEPreparation:
             n_axes = min(encoder.tokens.n_features, width, encoder.tokens.value.shape[2])
             axes, deviation = principal_axes(rows, n_axes)
             # Components so scaled that those of a modality have unit variance in total.
-            scale = deviation**self.whiten
-            scale = scale * (deviation / scale).square().sum().sqrt()
-            encoder.tokens.start_from(axes / scale)
+            total = (deviation ** (1 - self.whiten)).square().sum().sqrt()
+            scale = deviation**self.whiten * total
+            # A direction in which cells do not differ adds nothing.
+            encoder.tokens.start_from(torch.where(scale > 0, axes / scale, 0.0))
             decoder.start_from(encoder.tokens.group((axes * scale).T).permute(1, 0, 2))
             columns = torch.arange(n_axes)
             for layer, to, of in (
@@ -162,7 +163,7 @@ class MAEPreparation:
         if stage == "finetune":
             self.finetuned.fill_(True)
         used = {"fusion"}
-        hides = self.hidden_shares()[1] > 0
+        hides = self.shares_of_stage()[1] > 0
         for column, name in enumerate(self.names):
             here = None if presence is None else presence[:, column]
             if here is None or here.any():

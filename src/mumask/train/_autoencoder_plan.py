@@ -23,7 +23,7 @@ class AutoencoderTrainingPlan(MaskedTrainingPlan):
     warmup
         Share of the planned steps over which the learning rate rises.
     **kwargs
-        Of :class:`scvi.train.TrainingPlan`.
+        Of :class:`scvi.train.TrainingPlan`, but no other optimiser or schedule.
     """
 
     def __init__(
@@ -36,6 +36,11 @@ class AutoencoderTrainingPlan(MaskedTrainingPlan):
         warmup: float = 0.05,
         **kwargs,
     ):
+        if kwargs.pop("optimizer", "AdamW") != "AdamW" or kwargs.get("reduce_lr_on_plateau"):
+            raise ValueError(
+                "`plan_kwargs`: CrossAttentionMAE is trained with AdamW and its own schedule. Leave out "
+                "`optimizer` and `reduce_lr_on_plateau`; set `lr`, `weight_decay`, `betas`, `warmup`."
+            )
         super().__init__(module, lr=lr, weight_decay=weight_decay, **kwargs)
         self.betas, self.warmup = tuple(betas), warmup
 

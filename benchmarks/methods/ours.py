@@ -37,9 +37,9 @@ def prepare(problem, job):
 
 def random_panel(x):
     """Half of the cells are seen through 5 to 100 % of their features."""
-    share = torch.empty(len(x), 1).uniform_(0.05, 1)
-    share[torch.rand(len(x)) < 0.5] = 1
-    return torch.rand(x.shape) < share
+    share = torch.empty_like(x[:, :1]).uniform_(0.05, 1)
+    share[torch.rand_like(share) < 0.5] = 1
+    return torch.rand_like(x) < share
 
 
 def _query_with_counts(problem):

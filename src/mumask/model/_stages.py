@@ -141,11 +141,12 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         split = self._split_asked_for(batch_size, kwargs) if max_epochs else None
         module, views = self.module, self._views()
         views = views if sources == "each" else views[:1]
-        module.fit_class_weights(torch.as_tensor(labels))
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
             self.known_types_ = None
         held = self._hold_back(labels) if split is None else np.concatenate(split[1:]).astype(int)
         to_learn = held if split is None else held[:0]
+        weighed = labels if split is None else np.delete(labels, held)
+        module.fit_class_weights(torch.as_tensor(weighed))
         if max_epochs:
             # Encoders start to learn from a good head, but from none that knows what is held back.
             if head_steps or (self.known_types_ is None and module.classifier.n_updates):

@@ -80,6 +80,7 @@ class SetupMixin(BaseModelClass):
             Column of ``mdata.obs`` with the batch.
         labels_key
             Column of ``mdata.obs`` with the cell types. Without it training is unsupervised.
+            Types are named as text from here on, numbers too.
         unlabeled_category
             Entry of `labels_key` that marks cells without a label.
         categorical_covariate_keys, continuous_covariate_keys

@@ -41,6 +41,20 @@ def test_a_batch_that_the_model_does_not_know(model, again):
     np.testing.assert_array_equal(model.get_latent_representation(), before)
 
 
+def test_a_query_keeps_its_batches(model, make_mosaic):
+    """They are known to its model alone."""
+    query = md.MuData({"rna": make_mosaic(10, {"new": ("rna",)}, seed=3)["rna"]})
+    query.obs["batch"] = "new"
+    mapped = MaskedVAE.load_query_data(query, model)
+    before = mapped.get_latent_representation()
+    MaskedVAE.setup_mudata(query)
+    np.testing.assert_array_equal(mapped.get_latent_representation(), before)
+    query.obs["batch"] = "other"
+    MaskedVAE.setup_mudata(query)
+    with pytest.raises(ValueError, match=r"\['other'\] of 'batch' are not among the categories"):
+        mapped.get_latent_representation()
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_features_that_went_are_no_zeros(model, again):
     mdata = model.adata

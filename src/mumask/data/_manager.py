@@ -206,11 +206,11 @@ class MosaicManager(AnnDataManager):
         """
         before = deepcopy(self._registry)
         again = bool(before["field_registries"])
+        if again:
+            source_registry, transfer_kwargs = before, {}
         try:
             with keep_order():  # a view becomes a MuData of its own when its `uns` is written to
-                super().register_fields(
-                    adata, source_registry or (before if again else None), **transfer_kwargs
-                )
+                super().register_fields(adata, source_registry, **transfer_kwargs)
         except Exception:
             if again:  # the model goes on when the data are as they were
                 self._registry, self.adata = before, adata

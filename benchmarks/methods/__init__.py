@@ -68,6 +68,13 @@ NEIGHBOURS = {
     "settings": {"neighbours": True},
     "notes": {"T3": f"{FROM_NEIGHBOURS}; labels as without", "T3b": FROM_NEIGHBOURS},
 }
+JOINT = {
+    "settings": {"joint": True, "neighbours": True},
+    "notes": {
+        "T3b": "reference and query are trained together, as two batches of a mosaic; then as with "
+        "neighbours"
+    },
+}
 PANELS = {
     "settings": {"random_panels": True},
     "notes": {
@@ -110,6 +117,7 @@ METHODS = {
             on_request=True,
         ),
         _ours("MaskedVAE + neighbours", "masked_vae", QUERIES, **NEIGHBOURS),
+        _ours("MaskedVAE joint + neighbours", "masked_vae", ("T3b",), **JOINT),
         _ours("MaskedVAE + panels", "masked_vae", ("T3b",), **PANELS),
         _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", QUERIES, **NEIGHBOURS),
         _peer("totalVI", "totalvi:totalvi", "T1", "T2", *QUERIES),

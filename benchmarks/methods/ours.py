@@ -26,6 +26,11 @@ def prepare(problem, job):
             modality="rna",
         )
         return mdata, {"batch_key": "batch", "panels": mumask.pp.panels(mdata)}
+    if job.settings.get("joint"):  # a mosaic of reference and query
+        reference = {name: problem.block(name).to_anndata() for name in problem.blocks}
+        query = {"rna": problem.query.block("rna").to_anndata()}
+        mdata = mumask.pp.concat_batches({REFERENCE: reference, QUERY: query})
+        return mdata, {"batch_key": "batch"}
     mdata = problem.to_mudata()
     if n_genes := job.settings.get("n_genes"):
         mdata = mumask.pp.select_features(mdata, "rna", n_top=n_genes)
@@ -62,6 +67,8 @@ def answers(problem, job, model, mdata):
         return outputs
     if "rna" in problem.targets:
         return {**outputs, "rna": _imputed(problem, model, mdata)}
+    if job.settings.get("joint"):
+        mdata = mdata[mdata.obs["batch"] == REFERENCE].copy()
     query = type(model).load_query_data(problem.query.to_mudata(), model)
     if "protein" in problem.targets and job.settings.get("neighbours"):
         outputs["protein"] = _from_neighbours(problem, model, mdata, query)

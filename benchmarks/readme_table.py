@@ -25,6 +25,7 @@ QUESTIONS = (
     ("T2", "entropy", "mosaic: mixing of batches"),
     ("T3", "macro_f1", "RNA-only query: cell types"),
     ("T3", "mSCC", "RNA-only query: generated proteins"),
+    ("T3b", "aPCC", "query of another experiment: generated proteins"),
     ("T4", "ari", "paired RNA and chromatin: clusters"),
     ("T4b", "rna_mSCC", "unpaired RNA and chromatin: generated RNA"),
     ("T5", "mSCC", "spatial panel: imputed genes"),

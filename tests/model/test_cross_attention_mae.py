@@ -430,3 +430,9 @@ def test_transforms_follow_names_and_likelihoods(mosaic):
     encoders = CrossAttentionMAE(mosaic, **SMALL).module.encoders
     kinds = {name: encoder.norm.transform for name, encoder in encoders.items()}
     assert kinds == {"rna": "log1p", "prot": "clr", "methylation": "binary"}
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "Adam"}, {"reduce_lr_on_plateau": True}])
+def test_its_optimiser_is_its_own(make_mosaic, options):
+    with pytest.raises(ValueError, match="AdamW and its own schedule"):
+        make(make_mosaic(20), epochs=1, train={"plan_kwargs": options})

@@ -159,3 +159,17 @@ def test_a_minibatch_is_let_go(index):
     alive = weakref.ref(x)
     del x
     assert alive() is None
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_real_values_are_scaled_in_their_unit_and_clipped_on_both_sides(unit):
+    torch.manual_seed(0)
+    x = (torch.randn(200, 3) + 5) * unit
+    transform = InputTransform("real", torch.ones(3))
+    transform.set_scale(transform.moments(x).double())
+    x[0], x[1] = 1e3 * unit, -1e3 * unit
+    values, offset = transform(x)
+    standard = values - offset
+    torch.testing.assert_close(standard[2:].std(dim=0), torch.ones(3), rtol=0.05, atol=0)
+    torch.testing.assert_close(standard[0], torch.full((3,), 10.0))
+    torch.testing.assert_close(standard[1], torch.full((3,), -10.0))

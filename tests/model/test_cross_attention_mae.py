@@ -63,6 +63,11 @@ def test_stand_ins_are_learned_where_training_alone_hides_modalities(make_mosaic
     assert {k for k in before if k.startswith("fusion.stand_ins.")} <= changed
 
 
+def test_what_is_not_for_validation_is_trained_on(mosaic):
+    model = make(mosaic, epochs=1, head_steps=0, train={"validation_size": 0.2})
+    assert (len(model.train_indices), len(model.validation_indices)) == (72, 18)
+
+
 def test_stage_1_learns_without_labels(make_mosaic, unchanged):
     mosaic = make_mosaic(60)
     check = unchanged(mosaic)

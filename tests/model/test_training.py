@@ -398,3 +398,7 @@ def test_real_values_of_any_unit(mosaic, fit, unit):
     decoded = model.get_normalized_expression(modality="protein", indices=cells)
     residual = (decoded.to_numpy() / unit - 50) / 10 - values
     assert residual.std() < 0.5 * values.std()
+
+
+def test_none_is_the_default_size_of_a_validation_set(mosaic, fit):
+    assert len(fit(mosaic, epochs=1, train={"validation_size": None}).train_indices) == 90

@@ -57,6 +57,8 @@ def check_output(path: Path, overwrite: bool, suffix: str | None = ".h5mu") -> N
         raise InputError(f"{path}: the name of the output has to end with {suffix}.")
     if path.is_dir() and suffix is not None:
         raise InputError(f"{path} is a folder; name a file.")
+    if path.is_file() and suffix is None:
+        raise InputError(f"{path} is a file; name a folder.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Choose another name or add --overwrite.")
     if not path.parent.is_dir():

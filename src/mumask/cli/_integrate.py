@@ -99,8 +99,6 @@ def integrate(
             check_output(imputed, overwrite)
         if save_model is not None:
             check_output(save_model, overwrite, suffix=None)
-            if save_model.is_file():
-                raise InputError(f"--save-model: {save_model} is a file; name a folder.")
         mdata = read_mudata(source)
         with checking_input():
             for key in (batch_key, labels_key):

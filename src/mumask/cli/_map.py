@@ -9,7 +9,7 @@ import typer
 
 from ._files import check_output, read_mudata, write_mudata
 from ._models import model_of
-from ._session import InputError, checking_input, fit, say, session, set_seed, set_threads
+from ._session import checking_input, fit, say, session, set_seed, set_threads
 
 
 def map_query(
@@ -51,8 +51,6 @@ def map_query(
             check_output(imputed, overwrite)
         if save_model is not None:
             check_output(save_model, overwrite, suffix=None)
-            if save_model.is_file():
-                raise InputError(f"--save-model: {save_model} is a file; name a folder.")
         mdata = read_mudata(query)
         with checking_input():
             set_seed(seed)

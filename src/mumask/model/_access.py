@@ -163,3 +163,15 @@ def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
     if len(cells) and not (-n <= cells.min() <= cells.max() < n):
         raise IndexError(f"`{argument}` go beyond the {n} cells.")
     return cells.astype(np.int64)
+
+
+def feature_columns(names: pd.Index, features, modality: str) -> np.ndarray:
+    """Numbers of the features of a modality meant by their names or by one; None: of all."""
+    if features is None:
+        return np.arange(len(names))
+    features = [features] if isinstance(features, str) else list(features)
+    columns = names.get_indexer(features)
+    if (columns < 0).any():
+        strange = str(features[np.argmin(columns)])
+        raise KeyError(f"`features`: modality {modality!r} has no {strange!r}.")
+    return columns

@@ -11,6 +11,7 @@ from mudata import MuData
 
 from mumask.data import keys
 
+from ._access import feature_columns
 from ._encode import EncodeMixin
 
 
@@ -76,15 +77,13 @@ class CounterfactualMixin(EncodeMixin):
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
-        features = names if features is None else pd.Index(np.atleast_1d(features))
-        if len(strange := features.difference(names)):
-            raise KeyError(f"`features`: modality {modality!r} has no {strange[0]!r}.")
+        columns = feature_columns(names, features, modality)
         categories, continuous = self._new_values(covariates)
         mdata, cells = self._cells(mdata, indices)
         if library_size is None:
             library_size = float(self._state(keys.values_key(modality))["total"])
-        picked = torch.as_tensor(names.get_indexer(features), device=self.device)
-        parts, missing = [np.empty((0, len(features)), dtype=np.float32)], 0
+        picked = torch.as_tensor(columns, device=self.device)
+        parts, missing = [np.empty((0, len(columns)), dtype=np.float32)], 0
         for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
             inputs = self.module._get_generative_input(tensors, out)
             asked = dict(inputs["covariates"])
@@ -101,7 +100,7 @@ class CounterfactualMixin(EncodeMixin):
             missing += int((~has_source).sum())
         self._warn_without_source(missing, source)
         return pd.DataFrame(
-            np.concatenate(parts), index=mdata.obs_names[cells], columns=list(features)
+            np.concatenate(parts), index=mdata.obs_names[cells], columns=names[columns]
         )
 
     def _new_values(self, covariates: Mapping) -> tuple[dict[int, int], dict[int, float]]:

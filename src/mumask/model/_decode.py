@@ -13,6 +13,7 @@ from mudata import MuData
 
 from mumask.data import keep_order, keys
 
+from ._access import feature_columns
 from ._encode import EncodeMixin
 
 
@@ -87,13 +88,7 @@ class DecodeMixin(EncodeMixin):
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
-        columns = np.arange(len(names))
-        if features is not None:
-            features = [features] if isinstance(features, str) else list(features)
-            columns = names.get_indexer(features)
-            if (columns < 0).any():
-                strange = str(np.asarray(features)[columns < 0][0])
-                raise KeyError(f"`features`: modality {modality!r} has no {strange!r}.")
+        columns = feature_columns(names, features, modality)
         if not isinstance(library_size, Real | None):
             raise TypeError(
                 f"`library_size` is a number, not {library_size!r}; without it a generated modality "

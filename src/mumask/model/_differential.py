@@ -15,7 +15,7 @@ from scvi.model.base._de_core import _de_core
 from mumask.data import keys
 from mumask.nn import LIKELIHOODS
 
-from ._access import AccessMixin, cell_numbers
+from ._access import AccessMixin, cell_numbers, feature_columns
 
 # Column of the groups that are compared; a name that no obs has.
 GROUP = "_mumask_group"
@@ -113,7 +113,7 @@ class DifferentialMixin(AccessMixin):
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
-        columns = _columns(names, features, modality)
+        columns = feature_columns(names, features, modality)
         mdata, everything = self._cells(mdata, None)
         groups, group1, group2 = _groups(mdata.obs, groupby, group1, group2, idx1, idx2)
         self._batch_codes(batchid1), self._batch_codes(batchid2)  # errors before work starts
@@ -305,17 +305,6 @@ class _OneModality:
     def get_state_registry(self, _):
         """The batches."""
         return self._batch
-
-
-def _columns(names: pd.Index, features, modality: str) -> np.ndarray:
-    if features is None:
-        return np.arange(len(names))
-    features = [features] if isinstance(features, str) else list(features)
-    columns = names.get_indexer(features)
-    if (columns < 0).any():
-        strange = features[np.argmin(columns)]
-        raise KeyError(f"`features`: modality {modality!r} has no {strange!r}.")
-    return columns
 
 
 def _column(obs: pd.DataFrame, key: str | None, argument: str) -> pd.Series:

@@ -14,7 +14,7 @@ from mumask.train import AutoencoderTrainingPlan
 
 from ._calibration import LEAST_PER_TYPE
 from ._label_fitting import LabelFittingMixin
-from ._training import LOOKING, SPLIT, allow_unused_weights, default_epochs
+from ._training import LOOKING, SPLIT, allow_unused_weights, default_epochs, train_on_the_rest
 
 # Steps of masked training; starting at the principal axes, more did not help.
 STEPS = 540
@@ -184,8 +184,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
 
     def _run(self, max_epochs: int, batch_size: int, kwargs: dict):
         """scvi-tools' training of the stage that the module is in."""
-        if not any(kwargs.get(name) for name in LOOKING):
-            kwargs.setdefault("train_size", 1.0)
+        train_on_the_rest(kwargs, held_out=any(kwargs.get(name) for name in LOOKING))
         if not max_epochs:
             self.is_trained_ = True
             self.module.eval()

@@ -30,6 +30,14 @@ def default_epochs(
     return min(MAX_EPOCHS, max(at_least, ceil(steps / ceil(n_cells / batch_size))))
 
 
+def train_on_the_rest(kwargs: dict, held_out: bool) -> None:
+    """Train on all cells that are not for validation; on every cell where nothing is held out."""
+    if kwargs.get("validation_size") is not None:
+        kwargs.setdefault("train_size", 1.0 - kwargs["validation_size"])
+    elif not held_out:
+        kwargs.setdefault("train_size", 1.0)
+
+
 def allow_unused_weights(kwargs: dict) -> None:
     """With several processes, the minibatch of one may lack a modality that another one has.
 
@@ -110,10 +118,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         looking = plateau or any(kwargs.get(name) for name in LOOKING)
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
         calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]
-        if not (looking or splitting or calibrated):  # nothing would look at held-out cells
-            kwargs["train_size"] = 1.0
-        if "validation_size" in kwargs:
-            kwargs.setdefault("train_size", 1.0 - kwargs["validation_size"])
+        train_on_the_rest(kwargs, held_out=looking or calibrated)
         if max_epochs is None:
             max_epochs = default_epochs(
                 self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)

@@ -131,6 +131,25 @@ def test_hidden_and_unmeasured_values_do_not_reach_visible_tokens(transform):
     assert torch.equal(out[keep], again[keep])
 
 
+def test_tokens_that_all_cells_lack_are_left_out():
+    """A cell is encoded as it is beside cells that lack nothing."""
+    torch.manual_seed(0)
+    encoder = TokenEncoder(30, 8, 4, 1, 2, 0.0, 2.0, "identity", 1.0, 0)
+    x, measured = torch.randn(6, 30), torch.ones(6, 30, dtype=torch.bool)
+    measured[:3, encoder.tokens.members[:2].flatten()] = False
+
+    def encoded(rows):
+        there = encoder.tokens.group(measured[rows]).any(2)
+        mask = random_token_mask(len(there), encoder.tokens.n_tokens, 0.0, there)
+        return encoder(x[rows], measured[rows], mask)
+
+    alone, valid = encoded(slice(0, 3))
+    together, checks = encoded(slice(0, 6))
+    assert valid is None
+    assert alone.shape[1] == encoder.tokens.n_tokens - 2
+    torch.testing.assert_close(alone.flatten(0, 1), together[:3][checks[:3]])
+
+
 def test_size_factor_does_not_depend_on_the_panel():
     profile = torch.rand(2000) + 0.1
     x = profile[None] * torch.tensor([[5.0], [50.0]])

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 import mumask
 from mumask import MaskedVAE
 from mumask.metrics import expected_calibration_error, feature_correlation
+from mumask.module._mosaic_batch import MosaicBatch
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -151,3 +152,28 @@ def test_a_query_of_another_experiment(mapped, real_data, request):
     print(new, scores)
     for score in ("aSCC", "aPCC"):
         assert scores["X_rna"][score] > scores["X_pca"][score]
+
+
+def test_expected_genes_help(mapped, monkeypatch):
+    """Labels, novelty and proteins with half of the genes, and without filling in the others."""
+    model, query, kinds, new = mapped
+    half = np.random.default_rng(0).permutation(query["rna"].n_vars)[: query["rna"].n_vars // 2]
+    rna = mudata.MuData({"rna": query["rna"][:, np.sort(half)].copy()})
+    mapped_model = MaskedVAE.load_query_data(rna, model)
+    known = (kinds[rna.obs_names] != new).to_numpy()
+    measured = np.log1p(query["protein"][rna.obs_names].X.toarray()[known])
+    scores = {}
+    for kind in ("filled in", "as measured"):
+        scores[kind] = known_and_flag(mapped_model, rna, kinds, new)
+        protein = mapped_model.get_normalized_expression(modality="protein")[known]
+        scores[kind] |= feature_correlation(np.log1p(protein.to_numpy()), measured)
+        scores[kind]["flagged"] = mapped_model.annotate()["mumask_new_type"][known].mean()
+        monkeypatch.setattr(MosaicBatch, "what_is_lacking", lambda self, tensors: {})
+    print(new, scores)
+    filled, without = scores.values()
+    for score in ("accuracy", "aSCC", "aPCC"):
+        assert filled[score] > without[score]
+    assert filled["flagged"] <= 0.02
+    assert filled["ECE"] <= 0.10
+    assert filled["accuracy"] >= 0.76
+    assert filled["AUROC"] >= 0.80

@@ -82,8 +82,9 @@ class MosaicManager(AnnDataManager):
     ) -> dict:
         """Check the values of a modality; find its panel and its average profile.
 
-        The profile (share of each feature in a cell's total), the typical total and the detection
-        rates belong to the reference: later data are put on the reference's scale.
+        The profile (share of each feature in a cell's total), the typical total, the detection
+        rates and the panels that a training saw belong to the reference: later data are put on the
+        reference's scale.
         """
         state = self._state(field.registry_key)
         names, batches = state["column_names"], list(self._state(_keys.BATCH)[MAPPING])
@@ -91,6 +92,7 @@ class MosaicManager(AnnDataManager):
         kept = {}
         if source is not None:
             kept = {key: source[key] for key in ("profile", "total", "detection", "n_measured")}
+            kept["trained_panels"] = source.get("trained_panels", source["panel"])
             panel[: len(source["panel"])] = source["panel"]
         if field.modality not in mdata.mod:
             return {"panel": panel, **kept}
@@ -124,6 +126,7 @@ class MosaicManager(AnnDataManager):
                 "total": total,
                 "detection": detection,
                 "n_measured": measured_in,
+                "trained_panels": np.unique(panel, axis=0),
             }
 
         columns = column_map(adata.var_names, names)

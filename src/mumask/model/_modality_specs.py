@@ -32,12 +32,16 @@ class ModalitySpecsMixin(AccessMixin):
                 raise ValueError(f"`held_out`: modality {modality!r} has no {strange[0]!r}.")
             if len(set(hidden)) == len(names) and len(self.modalities) == 1:
                 raise ValueError("`held_out` hides every feature: nothing is left to encode.")
+            panel = np.asarray(state["panel"], dtype=bool)
+            known = np.asarray(state.get("trained_panels", panel), dtype=bool)
+            known = {one.tobytes() for one in known}
             specs[modality] = ModalitySpec(
                 n_features=len(names),
                 likelihood=state["likelihood"],
                 profile=np.asarray(state["profile"]),
                 total=float(state["total"]),
-                panel=np.asarray(state["panel"], dtype=bool),
+                panel=panel,
+                new_panel=np.array([one.tobytes() not in known for one in panel]),
                 held_out=names.isin(hidden),
                 weight=float(weights.get(modality, 1.0)),
             )

@@ -14,7 +14,14 @@ from mumask.train import AutoencoderTrainingPlan
 
 from ._calibration import LEAST_PER_TYPE
 from ._label_fitting import LabelFittingMixin
-from ._training import LOOKING, SPLIT, allow_unused_weights, default_epochs, train_on_the_rest
+from ._training import (
+    LOOKING,
+    SPLIT,
+    allow_unused_weights,
+    default_epochs,
+    kept_history,
+    train_on_the_rest,
+)
 
 # Steps of masked training; starting at the principal axes, more did not help.
 STEPS = 540
@@ -192,9 +199,10 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         kwargs.setdefault("gradient_clip_val", 1.0)
         allow_unused_weights(kwargs)
         self.module.train()
-        return UnsupervisedTrainingMixin.train(
-            self, max_epochs=max_epochs, batch_size=batch_size, **kwargs
-        )
+        with kept_history(self):
+            return UnsupervisedTrainingMixin.train(
+                self, max_epochs=max_epochs, batch_size=batch_size, **kwargs
+            )
 
     def _enter(self, stage: str, presence: torch.Tensor) -> None:
         """Enter a stage; a query's frozen weights stay frozen, but for a head to fine-tune."""

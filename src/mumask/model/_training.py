@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from math import ceil
 
 import numpy as np
@@ -50,6 +51,21 @@ def allow_unused_weights(kwargs: dict) -> None:
             kwargs["strategy"] = "ddp"
     if kwargs.get("strategy") in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):
         kwargs["strategy"] += "_find_unused_parameters_true"
+
+
+@contextmanager
+def kept_history(model):
+    """Let scvi-tools begin a history, which it does for a model that is not trained yet.
+
+    It goes on with an older one otherwise, but a query, or a model that was left at its starting
+    point, is ready for use and has none.
+    """
+    ready = model.is_trained_
+    model.is_trained_ = ready and model.history_ is not None
+    try:
+        yield
+    finally:
+        model.is_trained_ = model.is_trained_ or ready
 
 
 class MaskedTrainingMixin(UnsupervisedTrainingMixin):
@@ -134,12 +150,10 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         self.module.input_masks = dict(input_masks or {})
         self.module.output_masks = dict(output_masks or {})
         self.module.train()  # Lightning leaves it in the mode that the last inference put it in
-        if self.mapped_ is not None and self.history_ is None:
-            self.is_trained_ = False  # for scvi-tools to begin a history
         try:
-            runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)
+            with kept_history(self):
+                runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)
         finally:
-            self.is_trained_ = self.is_trained_ or self.mapped_ is not None
             self.module.schedule = before
             self.module.input_masks, self.module.output_masks = {}, {}
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels

@@ -40,8 +40,10 @@ class AttentionWeights:
         the cell has no measured feature in one of the tokens. The features of token i are
         ``encoders[m].tokens.members[i]``.
         """
-        out = self.inference(tensors)
-        encoded, masks, n_cells = out["encoded"], out["masks"], len(tensors[keys.PRESENCE])
+        presence = tensors[keys.PRESENCE]
+        # What was measured alone, with nothing filled in that a query's panel lacks.
+        _, encoded, _, masks, _ = self.encode_tokens(tensors, presence, ratio=0.0)
+        n_cells = len(presence)
         for order in (None, *orders):
             shown, ids = dict(encoded), masks[key]
             if order is not None:
@@ -58,12 +60,12 @@ class AttentionWeights:
 
     def _by_token(self, weights: Tensor, mask, name: str) -> Tensor:
         """Visible tokens, ``(B, v, ...)``, at the places of all tokens, ``(B, t, ...)``."""
-        if mask.visible_valid is None:  # nothing was left out, so nothing was moved
+        n_tokens = self.encoders[name].tokens.n_tokens
+        if mask.visible.shape[1] == n_tokens and mask.visible_valid is None:  # nothing was moved
             return weights
-        placed = weights.new_full(
-            (len(weights), self.encoders[name].tokens.n_tokens + 1, weights.shape[2]), float("nan")
-        )
-        # What pads a row goes to a place behind the last token.
-        ids = mask.visible.masked_fill(~mask.visible_valid, placed.shape[1] - 1)
+        placed = weights.new_full((len(weights), n_tokens + 1, weights.shape[2]), float("nan"))
+        ids = mask.visible
+        if mask.visible_valid is not None:  # what pads a row goes to a place behind the last token
+            ids = ids.masked_fill(~mask.visible_valid, n_tokens)
         placed = placed.scatter(1, ids[:, :, None].expand_as(weights), weights)
         return placed[:, :-1]

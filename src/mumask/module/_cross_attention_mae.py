@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from mumask.data import keys
 from mumask.nn import Covariates, as_dense
-from mumask.nn._fusion import CrossFusion, Encoded
+from mumask.nn._fusion import CrossFusion
 from mumask.nn._label_head import LINEAR_HEAD, LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
-from mumask.nn._tokens import drop_modalities, random_token_mask
+from mumask.nn._tokens import drop_modalities
 
 from ._attention_weights import AttentionWeights
 from ._mae_decoding import MAEDecoding
+from ._mae_encoding import MAEEncoding
 from ._mae_preparation import MAEPreparation
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
@@ -48,7 +49,7 @@ PRESETS = {
 
 
 class CrossAttentionMAEModule(
-    MosaicBatch, MAEPreparation, MAEDecoding, AttentionWeights, BaseModuleClass
+    MosaicBatch, MAEPreparation, MAEEncoding, MAEDecoding, AttentionWeights, BaseModuleClass
 ):
     """Masked autoencoder with one token encoder per modality and cross-attention between them.
 
@@ -247,39 +248,17 @@ class CrossAttentionMAEModule(
             source = drop_modalities(presence, dropout) if dropout else presence
         else:
             source, ratio = source & presence, 0.0
-        encoded, masks, seen = {}, {}, {}
-        for column, name in enumerate(self.names):
-            encoder, rows = self.encoders[name], self.rows_of(tensors, name)
-            x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
-            if self.hiding and self.stage == "pretrain":
-                visible = self.through_random_panel(tensors, name, measured)
-                if visible is not measured:
-                    measured = seen[name] = visible
-            tokens = None if measured is None else encoder.tokens.group(measured).any(2)
-            mask = random_token_mask(
-                len(rows), encoder.tokens.n_tokens, ratio, tokens, device=presence.device
-            )
-            masks[name] = mask
-            shown = source[rows, column]
-            if not shown.all():
-                rows, x, mask = rows[shown], x[shown], mask.rows(shown)
-                measured = None if measured is None else measured[shown]
-            encoded[name] = Encoded(*encoder(x, measured, mask), rows)
-        z, fused = self.fusion(encoded, len(presence))
-        corrected = (z - self.latent_mean) / self.latent_scale
+        embedded = self.embed(tensors, source, ratio)
+        corrected = (embedded.z - self.latent_mean) / self.latent_scale
         read = None if self.classifier is None else self.head_input(corrected, source)
         return {
-            "z": z,
             "mean": corrected,
             "corrected": corrected,
             "embedding": self.classifier.hidden(read) if self.finetuned else corrected,
             "parts": {m: corrected[:, part] for m, part in self.fusion.slices.items()},
             "logits": None if read is None else self.classifier(read),
             "source": source,
-            "encoded": encoded,
-            "fused": fused,
-            "masks": masks,
-            "seen": seen,
+            **embedded._asdict(),
         }
 
     # Decoding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,11 +32,12 @@ from mumask.nn import (
     mean_unmasked,
 )
 
+from ._completion import Completion
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
 
 
-class MaskedVAEModule(MosaicBatch, BaseModuleClass):
+class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
     """One VAE with an input mask before the encoder and an output mask behind the decoder.
 
     The comments "step n" refer to the pseudocode of Wang et al., BMC Bioinformatics 25:41 (2024).
@@ -276,7 +278,8 @@ class MaskedVAEModule(MosaicBatch, BaseModuleClass):
         covariates, condition = self.covariates(tensors), None
         if self.encoder_covariates is not None:
             condition = self.encoder_covariates(**covariates)
-        mean, log_var = self.encoder(inputs, presence, source, condition)  # steps 2, 3
+        encode = partial(self.encoder, presence=presence, source=source, condition=condition)
+        mean, log_var = self.complete(tensors, inputs, encode, covariates)  # steps 2, 3
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if sample else mean  # step 4
         corrected = mean
         if self.latent_covariates is not None:  # clustering, steps 3 and 4

@@ -27,6 +27,9 @@ class ModalitySpec:
         Features that no encoder may see, shape ``(n_features,)``.
     weight
         Weight of the modality's reconstruction loss.
+    new_panel
+        Batches of a query whose panel no batch of the reference had, booleans of shape
+        ``(n_batch,)``; None if there are none.
     """
 
     n_features: int
@@ -36,3 +39,4 @@ class ModalitySpec:
     panel: np.ndarray
     held_out: np.ndarray
     weight: float = 1.0
+    new_panel: np.ndarray | None = None

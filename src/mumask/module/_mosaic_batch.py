@@ -19,12 +19,17 @@ class MosaicBatch:
     def register_panels(self, modalities: Mapping[str, ModalitySpec], random: bool) -> None:
         """Buffers of every modality, None for what makes no difference.
 
-        ``panel_<name>``, the features of every batch, ``(n_batches, n_features)``, and, with
+        ``panel_<name>``, the features of every batch, ``(n_batches, n_features)``;
+        ``lacking_<name>``, of the same shape, what a panel lacks that no training saw; and, with
         `random`, ``drawn_<name>``, the different panels that training looks through.
         """
         for name, spec in modalities.items():
             panel = None if spec.panel.all() else torch.as_tensor(spec.panel)
             self.register_buffer(f"panel_{name}", panel)
+            lacking = None
+            if spec.new_panel is not None and spec.new_panel.any():
+                lacking = torch.as_tensor(~spec.panel & spec.new_panel[:, None])
+            self.register_buffer(f"lacking_{name}", lacking, persistent=False)
             panels = np.unique(spec.panel, axis=0)
             drawn = torch.as_tensor(panels) if random and len(panels) > 1 else None
             self.register_buffer(f"drawn_{name}", drawn, persistent=False)
@@ -51,6 +56,16 @@ class MosaicBatch:
             panel = panel[tensors[keys.BATCH][self.rows_of(tensors, modality), 0]]
             panel = None if panel.all() else panel
         return both(panel, tensors.get(keys.mask_key(modality)))
+
+    def what_is_lacking(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Elements beyond panels that no training saw, ``(n_m, n_features)``, where there are any."""
+        found = {}
+        for name in self.names:
+            lacking = getattr(self, f"lacking_{name}")
+            if lacking is not None:
+                lacking = lacking[tensors[keys.BATCH][self.rows_of(tensors, name), 0]]
+                found |= {name: lacking} if lacking.any() else {}
+        return found
 
     def covariates(self, tensors: Mapping[str, torch.Tensor]) -> dict:
         """Auxiliary information (input 2): codes, batch first, and continuous values."""

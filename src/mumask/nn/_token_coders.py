@@ -53,7 +53,12 @@ class TokenEncoder(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, measured: Tensor | None, mask: TokenMask
+        self,
+        x: Tensor,
+        measured: Tensor | None,
+        mask: TokenMask,
+        missing: Tensor | None = None,
+        expected: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Encode.
 
@@ -65,6 +70,9 @@ class TokenEncoder(nn.Module):
             Bool ``[n, F]`` or None = all.
         mask
             Visible tokens.
+        missing, expected
+            Elements (bool ``[n, F]``) that count as measured, and standardised values ``[n, F]``
+            of which those are taken there.
 
         Returns
         -------
@@ -76,9 +84,13 @@ class TokenEncoder(nn.Module):
             seen = mask.seen[:, :, None].expand(-1, -1, self.tokens.token_size)
             seen = self.tokens.ungroup(seen)
             visible = seen if measured is None else seen & measured
-        values = self.tokens.group(self.norm(x, visible))
+        values = self.norm(x, visible)
+        if missing is not None:
+            values, measured = torch.where(missing, expected, values), measured | missing
+        values = self.tokens.group(values)
         tokens = self.tokens(values, None if measured is None else self.tokens.group(measured))
-        if mask.hidden.shape[1] or mask.visible_valid is not None:
+        # Where all cells lack the same tokens, nothing is padded and yet tokens are left out.
+        if mask.visible.shape[1] < self.tokens.n_tokens or mask.visible_valid is not None:
             tokens = gather_tokens(tokens, mask.visible)
         for block in self.blocks:
             tokens = block(tokens, mask.visible_valid)

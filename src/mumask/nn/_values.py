@@ -124,6 +124,48 @@ class InputTransform(nn.Module):
             values = _with_values(values, scaled)
         return values, offset if mask is None else offset * mask
 
+    def complete(
+        self,
+        inputs: tuple[torch.Tensor, torch.Tensor | None],
+        x: torch.Tensor,
+        mask: torch.Tensor,
+        missing: torch.Tensor,
+        expected: torch.Tensor,
+    ) -> tuple[torch.Tensor, None]:
+        """Standardised values of cells in which some elements are expected, not measured.
+
+        Parameters
+        ----------
+        inputs
+            Values and offset from :meth:`forward`, for the cells that miss nothing.
+        x, mask
+            Raw values and what of them is visible, ``(n, n_features)``.
+        missing
+            Elements to fill in, ``(n, n_features)``.
+        expected
+            Raw values expected of all elements, at the depth of the cell, ``(n, n_features)``.
+            Their sum is the size of the cell.
+
+        Returns
+        -------
+        Values of shape ``(n, n_features)``, dense, 0 where neither visible nor filled in, and no
+        offset. The expected logarithm of a count is taken as the chance that it is not zero
+        (Poisson) times the logarithm of its mean where it is not.
+        """
+        measured, offset = inputs
+        measured = as_dense(measured) - (0.0 if offset is None else offset)
+        values = as_dense(x)
+        if self.support != "real":
+            scale = TARGET_TOTAL / expected.sum(dim=1, keepdim=True)
+            seen = expected if self.support == "binary" else -torch.expm1(-expected)
+            expected = seen * torch.log1p(scale * expected / seen.clamp(min=1e-8))
+            values = torch.log1p(scale * values)
+        values = torch.where(missing, expected, values)
+        if self.standardize:
+            values = ((values - self.center) / self.spread).clamp(-MAX_VALUE, MAX_VALUE)
+        values = torch.where(mask | missing, values, 0.0)
+        return torch.where(missing.any(dim=1, keepdim=True), values, measured), None
+
     def moments(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Number, sum and sum of squares of the unmasked values by feature, ``(3, n_features)``."""
         values = self.normalise(x, mask)

@@ -204,11 +204,17 @@ def test_labels_that_teach_nothing(mosaic, unchanged, labels, says):
     _stops(ValueError, mosaic, unchanged, says + way_out, labels_key="y")
 
 
-@pytest.mark.parametrize("name", ["r.na", "r na", "r/na"])
-def test_modality_names_that_cannot_be_keys(mosaic, unchanged, name):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "dot, space or slash") for name in ("r.na", "r na", "r/na")),
+        *((name, "ModuleDict") for name in ("values", "type", "training")),
+    ],
+)
+def test_modality_names_that_cannot_be_keys(mosaic, unchanged, name, reason):
     mdata = md.MuData({name: mosaic["rna"].copy()})
     mdata.obs["batch"] = "a"
-    _stops(ValueError, mdata, unchanged, [repr(name), "dot, space or slash", "Rename it"])
+    _stops(ValueError, mdata, unchanged, [repr(name), reason, "Rename it"])
 
 
 @pytest.mark.parametrize(

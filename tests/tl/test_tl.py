@@ -131,6 +131,7 @@ def test_markers_against_one_group_and_small_groups(simulated, caplog):
         ({"groupby": "cell_type", "groups": ["typo"]}, ValueError, "typo"),
         ({"groupby": "cell_type", "reference": "typo"}, ValueError, "typo"),
         ({"groupby": "batch", "modality": "atac"}, ValueError, "two groups"),
+        ({"groupby": "cell_type", "method": "logreg"}, ValueError, "'logreg'.*'wilcoxon'"),
         ({"groupby": "cell_type", "denoised": pd.DataFrame({"a": [1.0]}, ["x"])}, KeyError, "'x'"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from mudata import MuData
+from torch.nn import ModuleDict
 
 from ._rows import presence
 from ._scan import name_some
@@ -55,6 +56,12 @@ def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> lis
             raise ValueError(
                 f"Modality name {name!r} has a dot, space or slash, which registry keys and file "
                 "formats cannot hold. Rename it: mdata = mudata.MuData({'new_name': "
+                f"mdata[{name!r}], ...}})."
+            )
+        if hasattr(ModuleDict(), name):
+            raise ValueError(
+                f"Modality name {name!r} is that of a method of torch.nn.ModuleDict, which keeps the "
+                "parts of a model by modality. Rename it: mdata = mudata.MuData({'new_name': "
                 f"mdata[{name!r}], ...}})."
             )
         n_obs, n_vars = mdata.mod[name].shape

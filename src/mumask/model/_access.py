@@ -107,7 +107,7 @@ class AccessMixin(BaseModelClass):
         loader = self._make_data_loader(
             adata=mdata, indices=cells, batch_size=batch_size or INFERENCE_BATCH
         )
-        with torch.inference_mode():
+        with torch.no_grad():
             for tensors in loader:
                 yield {key: value.to(self.device) for key, value in tensors.items()}
 

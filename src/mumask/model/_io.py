@@ -275,7 +275,7 @@ class SaveLoadMixin(BaseModelClass):
             setattr(model, name, value)
         model.module.load_state_dict(content["weights"])
         if model.mapped_ is not None:
-            model._freeze(model.mapped_["known"], model.mapped_["unfrozen"])
+            model._apply_mapping()
         model.to_device(device)
         model.module.eval()
         return model

@@ -8,11 +8,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import check_is_list, keep_order, presence
+from mumask.data import check_is_list, keep_order, keys, presence
 from mumask.nn import GrowingEmbedding
 
 from ._io import SaveLoadMixin, from_plain, init_arguments, to_plain
@@ -177,13 +178,40 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                     f"`unfrozen`: no weight begins with {start!r}; there are "
                     f"{sorted({name.split('.')[0] for name in named})} and what is below them."
                 )
-        model._freeze(known, list(unfrozen))
-        model.mapped_ = {"known": known, "unfrozen": list(unfrozen)}
+        before = (attributes.get("mapped_") or {}).get("new_batches", [])
+        model.mapped_ = {
+            "known": known,
+            "unfrozen": list(unfrozen),
+            "new_batches": sorted({*before, *model._new_batches(registry)}),
+        }
+        model._apply_mapping()
         model.is_trained_ = True
         model.known_types_ = attributes.get("known_types_")
         model.to_device(_device(accelerator, device))
         model.module.eval()
         return model
+
+    def _new_batches(self, registry: dict) -> list[int]:
+        """Codes of batches that the reference did not know, or with other panels.
+
+        Without a `batch_key` all cells are in one batch, which is then the query's.
+        """
+        if registry["setup_args"]["batch_key"] is None:
+            return [0]
+        state = registry["field_registries"][keys.BATCH]["state_registry"]
+        n_known = len(state["categorical_mapping"])
+        new = np.arange(len(self.batches)) >= n_known
+        for name in self.modalities:
+            lacking = getattr(self.module, f"lacking_{name}")
+            new |= False if lacking is None else lacking.any(dim=1).numpy()
+        return np.flatnonzero(new).tolist()
+
+    def _apply_mapping(self) -> None:
+        """Freeze what is the reference's, and tell the module which cells are the query's."""
+        self._freeze(self.mapped_["known"], self.mapped_["unfrozen"])
+        new = torch.zeros(len(self.batches), dtype=torch.bool)
+        new[self.mapped_.get("new_batches", [])] = True
+        self.module.query_batches = new
 
     def _freeze(self, known: dict[str, int], unfrozen: Sequence[str]) -> None:
         """Freeze the weights of the reference; `known` rows of growing embeddings for good."""

@@ -23,21 +23,21 @@ from mumask.nn import (
     MosaicDecoder,
     MosaicEncoder,
     TotalHead,
-    as_dense,
     both,
     check_schedule,
     joint_schedule,
     kl_standard,
     label_loss,
     mean_unmasked,
+    users_mask,
 )
 
-from ._completion import Completion
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
+from ._query_inference import QueryInference
 
 
-class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
+class MaskedVAEModule(QueryInference, MosaicBatch, BaseModuleClass):
     """One VAE with an input mask before the encoder and an output mask behind the decoder.
 
     The comments "step n" refer to the pseudocode of Wang et al., BMC Bioinformatics 25:41 (2024).
@@ -187,7 +187,7 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
         return both(
             self.measured(tensors, modality),
             None if shown is None else shown.expand(x.shape[0], -1),
-            self._users_mask(self.input_masks if self.training else {}, x, modality),
+            users_mask(self.input_masks if self.training else {}, x, modality),
         )
 
     def seen(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
@@ -221,17 +221,6 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
         if not self._in_spreads(name):
             return raw
         return self.transforms[name].center + self.transforms[name].spread * raw
-
-    def _users_mask(self, masks: Mapping[str, Callable], x: torch.Tensor, modality: str):
-        if modality not in masks:
-            return None
-        mask = masks[modality](as_dense(x))
-        if mask.shape != x.shape or mask.dtype != torch.bool:
-            raise ValueError(
-                f"The mask function of {modality!r} has to return booleans of shape "
-                f"{tuple(x.shape)}, not {mask.dtype} of shape {tuple(mask.shape)}."
-            )
-        return mask
 
     def sources_and_targets(self, presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Modalities to encode from and to reconstruct, booleans of shape ``(B, M)``."""
@@ -279,11 +268,9 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
         if self.encoder_covariates is not None:
             condition = self.encoder_covariates(**covariates)
         encode = partial(self.encoder, presence=presence, source=source, condition=condition)
-        mean, log_var = self.complete(tensors, inputs, encode, covariates)  # steps 2, 3
+        mean, log_var = self.posterior(tensors, inputs, encode, source, covariates)  # steps 2, 3
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if sample else mean  # step 4
-        corrected = mean
-        if self.latent_covariates is not None:  # clustering, steps 3 and 4
-            corrected = mean + self.sign * self.latent_covariates(**covariates)
+        corrected = self.corrected(mean, covariates)
         trained = logits = None if self.classifier is None else self.classifier(corrected)  # step 5
         if self.label_head is not None and self.label_head.fitted and not self.training:
             logits = self.label_head(corrected, source)
@@ -297,6 +284,12 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
             "source": source,
             "target": target,
         }
+
+    def corrected(self, mean: torch.Tensor, covariates: dict) -> torch.Tensor:
+        """Latent arithmetic: ``Z2`` of the clustering, steps 3 and 4; ``(B, n_latent)``."""
+        if self.latent_covariates is None:
+            return mean
+        return mean + self.sign * self.latent_covariates(**covariates)
 
     @auto_move_data
     def generative(self, tensors, z: torch.Tensor, covariates: dict) -> dict:
@@ -316,9 +309,7 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
             loss = hidden.new_zeros(len(hidden))
             if len(rows):
                 x = tensors[keys.values_key(name)]
-                mask = both(
-                    self.measured(tensors, name), self._users_mask(self.output_masks, x, name)
-                )
+                mask = both(self.measured(tensors, name), users_mask(self.output_masks, x, name))
                 everyone = len(rows) == len(hidden)
                 having = hidden if everyone else hidden.index_select(0, rows)
                 nll = self.likelihoods[name].nll(self._raw(having, name), x, mask)
@@ -345,14 +336,7 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
         out = inference_outputs
         losses = self.reconstruction(tensors, generative_outputs["hidden"], out["target"])
         logits = out["trained_logits"]  # in validation too: not those of a head fitted earlier
-        if self.prior is None:
-            kl = {"kl_z": kl_standard(out["corrected"], out["log_var"])}
-            divergence = self.weights["kl"] * kl["kl_z"]
-        else:
-            log_prob = F.log_softmax(logits, dim=1)
-            kl_z, kl_clusters = self.prior(out["corrected"], out["log_var"], log_prob)
-            kl = {"kl_z": kl_z, "kl_clusters": kl_clusters}
-            divergence = self.weights["kl"] * kl_z + self.weights["prior"] * kl_clusters
+        kl, divergence = self.divergence(out["corrected"], out["log_var"], logits)
         weighted = sum(self.modality_weights[m] * loss for m, loss in losses.items())
         loss = self.weights["reconstruction"] * weighted + kl_weight * divergence
         loss = loss.mean() + self.totals_loss(tensors, generative_outputs["hidden"])
@@ -368,6 +352,15 @@ class MaskedVAEModule(Completion, MosaicBatch, BaseModuleClass):
             n_obs_minibatch=len(out["z"]),
             extra_metrics=extra,
         )
+
+    def divergence(self, corrected, log_var, logits) -> tuple[dict, torch.Tensor]:
+        """KL terms of the cells, each ``(B,)``, and their weighted sum."""
+        if self.prior is None:
+            kl = {"kl_z": kl_standard(corrected, log_var)}
+            return kl, self.weights["kl"] * kl["kl_z"]
+        kl_z, kl_clusters = self.prior(corrected, log_var, F.log_softmax(logits, dim=1))
+        weighted = self.weights["kl"] * kl_z + self.weights["prior"] * kl_clusters
+        return {"kl_z": kl_z, "kl_clusters": kl_clusters}, weighted
 
     def loading_precisions(self) -> dict[nn.Parameter, float]:
         """Precision of the normal prior of the decoder's output weights, by weight matrix.

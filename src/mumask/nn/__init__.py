@@ -16,6 +16,7 @@ from ._masks import (
     pair_schedule,
     subset_schedule,
     through_panels,
+    users_mask,
 )
 from ._mosaic_coder import MosaicDecoder, MosaicEncoder
 from ._priors import ClusterPrior, kl_standard, label_loss
@@ -49,4 +50,5 @@ __all__ = [
     "row_sums",
     "subset_schedule",
     "through_panels",
+    "users_mask",
 ]

@@ -6,9 +6,11 @@ stands for a mask without a single False, so that nothing as large as the data i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+
+from ._values import as_dense
 
 Masks = tuple[torch.Tensor, torch.Tensor]
 Schedule = Callable[[torch.Tensor], Masks]
@@ -108,6 +110,21 @@ def check_schedule(masks: Masks, presence: torch.Tensor) -> Masks:
             "present modality per cell in the first mask."
         )
     return source, target
+
+
+def users_mask(
+    masks: Mapping[str, Callable], x: torch.Tensor, modality: str
+) -> torch.Tensor | None:
+    """What a user's mask function says of raw values ``(n, n_features)``; None without one."""
+    if modality not in masks:
+        return None
+    mask = masks[modality](as_dense(x))
+    if mask.shape != x.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"The mask function of {modality!r} has to return booleans of shape "
+            f"{tuple(x.shape)}, not {mask.dtype} of shape {tuple(mask.shape)}."
+        )
+    return mask
 
 
 def mean_unmasked(total: torch.Tensor, mask: torch.Tensor | None, n_features: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ logger = logging.getLogger("mumask")
 
 # A test between groups of one cell says nothing.
 MIN_CELLS = 2
+METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")
 
 
 def rank_markers(
@@ -60,7 +61,8 @@ def rank_markers(
     n_top
         Features per group; None for all.
     method
-        Of :func:`scanpy.tl.rank_genes_groups`; Wilcoxon's rank sum test by default, with ties.
+        Of :func:`scanpy.tl.rank_genes_groups`: ``"wilcoxon"`` (rank sums, with ties), ``"t-test"``
+        or ``"t-test_overestim_var"``. Its logistic regression gives neither p-values nor changes.
 
     Returns
     -------
@@ -79,6 +81,8 @@ def rank_markers(
         raise KeyError(f"Modality {modality!r} is not in the MuData; it has {list(mdata.mod)}.")
     if groupby not in mdata.obs:
         raise KeyError(f"`groupby`: {groupby!r} is not in mdata.obs; it has {list(mdata.obs)}.")
+    if method not in METHODS:
+        raise ValueError(f"`method`: {method!r} is unknown; choose from {list(METHODS)}.")
     if denoised is not None and layer is not None:
         raise ValueError("Pass either `denoised` or `layer`, not both.")
     shell, binary = _values(mdata, modality, denoised, layer)

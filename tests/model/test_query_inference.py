@@ -1,4 +1,4 @@
-"""What a query's panel lacks is filled in with what the model expects, and nothing else is touched."""
+"""Cells of a query: what their panel lacks is filled in, what the encoder leaves over is made up for."""
 
 from __future__ import annotations
 
@@ -199,3 +199,97 @@ def test_values_that_are_missing_are_expected_ones():
     as_before, offset = transform(x, whole)
     got, _ = transform.complete((as_before, offset), x, whole, ~whole, expected)
     torch.testing.assert_close(got, as_before - offset)
+
+
+# Refinement
+
+
+@pytest.fixture(scope="module")
+def vae():
+    """Trained on one batch of three, with ten genes held out."""
+    scvi.settings.seed = 0
+    batches = dict.fromkeys(("one", "two", "new"), ("rna", "protein"))
+    sizes = {"rna": 200, "protein": 8}
+    mdata = simulate_mosaic(200, batches, sizes, batch_strength=0.3, seed=1)
+    mdata.obs["batch"] = mdata.obs["batch"].astype(str)
+    new = (mdata.obs["batch"] == "new").to_numpy()
+    known, query = mdata[~new].copy(), mdata[new].copy()
+    MaskedVAE.setup_mudata(known, batch_key="batch")
+    model = MaskedVAE(known, held_out={"rna": list(mdata["rna"].var_names[:10])})
+    model.train(max_epochs=20, enable_progress_bar=False)
+    return model, query
+
+
+def test_a_query_is_explained_better_than_the_encoder_does(vae):
+    model, cells = vae
+    query = mapped(model, cells)
+    z, better = query.get_latent_representation(), query.get_reconstruction_error()
+    np.testing.assert_array_equal(query.get_latent_representation(), z)
+    assert all(weight.grad is None for weight in query.module.parameters())
+    query.module.refine_steps = 0
+    worse = query.get_reconstruction_error()
+    assert all(better[name] < worse[name] for name in ("rna", "protein"))
+    assert 0.02 < np.abs(query.get_latent_representation() - z).mean() < 0.5
+
+
+def test_only_new_batches_are_refined(vae):
+    model, cells = vae
+    known, renamed = model.adata[:20].copy(), cells.copy()
+    renamed.obs["batch"] = "two"
+    for data in (known, renamed):
+        query, amortised = mapped(model, data), mapped(model, data)
+        assert not query.module.query_batches.any()
+        amortised.module.refine_steps = 0
+        np.testing.assert_array_equal(
+            query.get_latent_representation(), amortised.get_latent_representation()
+        )
+    query = mapped(model, cells)
+    assert query.module.query_batches.tolist() == [False, False, True]
+    np.testing.assert_array_equal(
+        query.get_latent_representation(model.adata), model.get_latent_representation()
+    )
+
+
+def test_without_batches_all_cells_are_those_of_the_query(vae):
+    _, cells = vae
+    MaskedVAE.setup_mudata(cells)
+    model = MaskedVAE(cells)
+    model.train(max_epochs=1, enable_progress_bar=False)
+    assert model.module.query_batches is None
+    assert mapped(model, cells).module.query_batches.tolist() == [True]
+
+
+def test_refinement_sees_what_the_encoder_sees(vae):
+    """Neither features that are held out nor modalities that are no source."""
+    model, cells = vae
+    z = mapped(model, cells).get_latent_representation(source="rna")
+    other = cells.copy()
+    values = other["rna"].X.toarray()
+    values[:, :10] += 5
+    other["rna"].X = values
+    other["protein"].X = other["protein"].X.toarray()[:, ::-1].copy()
+    again = mapped(model, other)
+    # Held-out counts are counted nowhere, so not in the depth either.
+    np.testing.assert_allclose(again.get_latent_representation(source="rna"), z, atol=1e-4)
+    assert not np.allclose(again.get_latent_representation(), z, atol=0.05)
+
+
+def test_a_query_is_validated_while_it_is_trained(vae):
+    model, cells = vae
+    query = mapped(model, cells)
+    query.train(max_epochs=2, check_val_every_n_epoch=1, enable_progress_bar=False)
+    assert np.isfinite(query.history["validation_loss"].to_numpy(float)).all()
+    weights = model.module.state_dict()
+    for name, weight in query.module.state_dict().items():
+        if "embeddings" not in name and name in weights:
+            assert torch.equal(weight, weights[name])
+
+
+def test_history_begins_after_the_starting_point():
+    mdata = simulate_mosaic(60, {"one": ("rna", "protein")}, {"rna": 40, "protein": 8}, 3)
+    CrossAttentionMAE.setup_mudata(mdata, labels_key="cell_type")
+    model = CrossAttentionMAE(mdata)
+    model.train(max_epochs=0)
+    assert model.history is None
+    model.finetune(max_epochs=2, head_steps=10, enable_progress_bar=False)
+    assert len(model.history["train_loss"]) == 2

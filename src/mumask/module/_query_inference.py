@@ -1,0 +1,130 @@
+"""Encoding the cells of a query: what the encoder makes of them is where inference begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from mumask.data import keys
+from mumask.nn import both, row_sums
+
+# Steps of the refinement, and their size. Mapping 30 % of pbmc10k with RNA alone (T3, medians of
+# three seeds), the accuracy of labels was .860, .866 and .871 after 0, 10 and 30 steps, aPCC of
+# proteins .848, .855 and .853; on cells of another experiment (T3b) aPCC was .667, .672, .666.
+REFINE_STEPS = 10
+REFINE_RATE = 0.05
+
+Posterior = tuple[torch.Tensor, torch.Tensor]
+
+
+class QueryInference:
+    """Posterior of a :class:`MaskedVAEModule` beyond its encoder, for cells it was not trained on.
+
+    An encoder learns to answer for the cells and panels of its training. For others it leaves
+    something over: the gap of amortised inference (Cremer et al., Inference suboptimality in
+    variational autoencoders, ICML 2018). The decoder, which is told every cell's panel, tells how
+    well a latent vector explains what was measured.
+    """
+
+    # Batches of a query, ``(n_batches,)``, of which cells are refined; None: the encoder's answer.
+    query_batches: torch.Tensor | None = None
+    refine_steps = REFINE_STEPS
+
+    def posterior(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        inputs: dict,
+        encode: Callable[[dict], Posterior],
+        source: torch.Tensor,
+        covariates: dict,
+    ) -> Posterior:
+        """Mean and log-variance of ``q(z | x)``, each ``(B, n_latent)``.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch.
+        inputs
+            By modality, values and offset (:class:`InputTransform`) as measured.
+        encode
+            From inputs to mean and log-variance.
+        source
+            Modalities to encode from, ``(B, M)``.
+        covariates
+            Of the cells, for the decoder.
+        """
+        mean, log_var = self._complete(tensors, inputs, encode, covariates)
+        # Lightning validates in inference mode, in which there are no gradients.
+        if self.training or self.query_batches is None or torch.is_inference_mode_enabled():
+            return mean, log_var
+        chosen = self.query_batches.to(mean.device)[tensors[keys.BATCH]]
+        if chosen.any():
+            refined = self._refine(tensors, mean, log_var, source, covariates)
+            mean = torch.where(chosen, refined, mean)
+        return mean, log_var
+
+    # What a panel lacks
+
+    def _complete(self, tensors, inputs: dict, encode, covariates: dict) -> Posterior:
+        """Encode, decode what new panels lack, and encode anew with that.
+
+        The encoder takes a missing feature, which counts as average, for a measured average one,
+        and every cell for a more average one than it is. This is a step of the chain of Rezende et
+        al., Stochastic backpropagation, ICML 2014 (imputation of missing data), with expected
+        values in place of drawn ones. On a tenth of the genes of pbmc10k the cross-entropy of
+        unseen labels was 1.106 without, .975 after one and 1.034 after two such steps.
+        """
+        posterior = encode(inputs)
+        lacking = self.what_is_lacking(tensors)
+        if not lacking:
+            return posterior
+        with torch.no_grad():
+            hidden = self.generative(tensors, posterior[0], covariates)["hidden"]
+            completed = {
+                name: self._completed(tensors, inputs[name], hidden, name, missing)
+                for name, missing in lacking.items()
+            }
+        return encode(inputs | completed)
+
+    def _completed(self, tensors, inputs: tuple, hidden, name: str, missing) -> tuple:
+        """Inputs of a modality with expected values at the elements that are missing."""
+        known = both(getattr(self, f"visible_{name}"), getattr(self, f"common_{name}"))
+        missing = missing if known is None else missing & known
+        x, visible = tensors[keys.values_key(name)], self.visible(tensors, name)
+        total = row_sums(x, visible).clamp(min=1.0)  # as the transform does
+        expected = self.expected(hidden[self.rows_of(tensors, name)], name, total, visible)
+        return self.transforms[name].complete(inputs, x, visible, missing, expected)
+
+    # What the encoder leaves over
+
+    @torch.enable_grad()
+    def _refine(self, tensors, mean, log_var, source, covariates: dict) -> torch.Tensor:
+        """Means that are a little better than the encoder's: a few steps up the cell's own ELBO.
+
+        Few, since far from the encoder's answer a cell is also fitted to what sets its experiment
+        apart (see above). Cells do not depend on each other.
+        """
+        mean = mean.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([mean], lr=REFINE_RATE)
+        for _ in range(self.refine_steps):
+            optimizer.zero_grad()
+            hidden = self.generative(tensors, mean, covariates)["hidden"]
+            corrected = self.corrected(mean, covariates)
+            logits = None if self.classifier is None else self.classifier(corrected)
+            _, divergence = self.divergence(corrected, log_var.detach(), logits)
+            loss = divergence.sum() + self._misfit(tensors, hidden, source)
+            loss.backward(inputs=[mean])
+            optimizer.step()
+        return mean.detach()
+
+    def _misfit(self, tensors, hidden: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood of what the encoder sees of the sources, summed over cells."""
+        total = hidden.new_zeros(())
+        for column, name in enumerate(self.names):
+            rows = self.rows_of(tensors, name)
+            if len(rows):
+                x, visible = tensors[keys.values_key(name)], self.visible(tensors, name)
+                nll = self.likelihoods[name].nll(self._raw(hidden[rows], name), x, visible)
+                total = total + self.modality_weights[name] * (nll * source[rows, column]).sum()
+        return self.weights["reconstruction"] * total

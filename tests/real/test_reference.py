@@ -76,6 +76,28 @@ def test_labels_and_proteins_from_rna_alone(mapped):
     assert scores["mSCC"] >= 0.42
 
 
+@pytest.mark.parametrize("modalities", [["rna", "protein"], ["rna"]])
+def test_refinement_helps(mapped, modalities):
+    """Labels, new types and proteins of unseen cells, and with the encoder's answer alone."""
+    model, query, kinds, new = mapped
+    cells = mudata.MuData({name: query[name].copy() for name in modalities})
+    mapped_model = MaskedVAE.load_query_data(cells, model)
+    known = (kinds[cells.obs_names] != new).to_numpy()
+    measured = np.log1p(query["protein"][cells.obs_names].X.toarray()[known])
+    scores = {}
+    for steps in (mapped_model.module.refine_steps, 0):
+        mapped_model.module.refine_steps = steps
+        scores[steps] = known_and_flag(mapped_model, cells, kinds, new)
+        protein = mapped_model.get_normalized_expression(modality="protein")[known]
+        scores[steps] |= feature_correlation(np.log1p(protein.to_numpy()), measured)
+    print(new, scores)
+    refined, encoded = scores.values()
+    assert refined["accuracy"] > encoded["accuracy"] + 0.003
+    assert refined["aPCC"] > encoded["aPCC"]
+    assert refined["AUROC"] > encoded["AUROC"] - 0.005
+    assert refined["ECE"] < 0.06
+
+
 def test_neighbours_in_the_latent_space_beat_those_in_the_genes(mapped):
     """Proteins of a query with RNA alone, averaged over as many reference cells."""
     model, query, kinds, new = mapped

@@ -47,7 +47,7 @@ class MAEEncoding:
         """Encode the tokens of every modality and fuse them.
 
         Features beyond a panel that no training saw are decoded and the cells encoded anew, see
-        :class:`QueryInference`; masked training predicts what is hidden from what was measured alone.
+        ``QueryInference``; masked training predicts what is hidden from what was measured alone.
 
         Parameters
         ----------

@@ -46,7 +46,7 @@ class QueryInference:
         tensors
             A minibatch.
         inputs
-            By modality, values and offset (:class:`InputTransform`) as measured.
+            By modality, values and offset (:class:`mumask.nn.InputTransform`) as measured.
         encode
             From inputs to mean and log-variance.
         source

@@ -60,8 +60,8 @@ def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> lis
             )
         if hasattr(ModuleDict(), name):
             raise ValueError(
-                f"Modality name {name!r} is that of a method of torch.nn.ModuleDict, which keeps the "
-                "parts of a model by modality. Rename it: mdata = mudata.MuData({'new_name': "
+                f"Modality name {name!r} is that of an attribute of torch.nn.ModuleDict, which keeps "
+                "the parts of a model by modality. Rename it: mdata = mudata.MuData({'new_name': "
                 f"mdata[{name!r}], ...}})."
             )
         n_obs, n_vars = mdata.mod[name].shape

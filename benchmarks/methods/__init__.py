@@ -75,6 +75,12 @@ JOINT = {
         "neighbours"
     },
 }
+ENCODER = {
+    "settings": {"refine_steps": 0},
+    "notes": dict.fromkeys(
+        QUERIES, "the query is encoded, not refined (`module.refine_steps = 0`)"
+    ),
+}
 PANELS = {
     "settings": {"random_panels": True},
     "notes": {
@@ -117,6 +123,7 @@ METHODS = {
             on_request=True,
         ),
         _ours("MaskedVAE + neighbours", "masked_vae", QUERIES, **NEIGHBOURS),
+        _ours("MaskedVAE encoder alone", "masked_vae", QUERIES, **ENCODER),
         _ours("MaskedVAE joint + neighbours", "masked_vae", ("T3b",), **JOINT),
         _ours("MaskedVAE + panels", "masked_vae", ("T3b",), **PANELS),
         _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", QUERIES, **NEIGHBOURS),

@@ -70,6 +70,8 @@ def answers(problem, job, model, mdata):
     if job.settings.get("joint"):
         mdata = mdata[mdata.obs["batch"] == REFERENCE].copy()
     query = type(model).load_query_data(problem.query.to_mudata(), model)
+    if "refine_steps" in job.settings:
+        query.module.refine_steps = job.settings["refine_steps"]
     if "protein" in problem.targets and job.settings.get("neighbours"):
         outputs["protein"] = _from_neighbours(problem, model, mdata, query)
     elif "protein" in problem.targets:

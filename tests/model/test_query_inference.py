@@ -206,7 +206,7 @@ def test_values_that_are_missing_are_expected_ones():
 
 @pytest.fixture(scope="module")
 def vae():
-    """Trained on one batch of three, with ten genes held out."""
+    """Trained on two batches of three, with ten genes held out; and the cells of the third."""
     scvi.settings.seed = 0
     batches = dict.fromkeys(("one", "two", "new"), ("rna", "protein"))
     sizes = {"rna": 200, "protein": 8}

@@ -278,7 +278,7 @@ class CrossAttentionMAEModule(
         """
         if self.stage == "finetune" and self.hiding:
             return {"hidden": None, "predictions": {}}
-        hidden = {"z": z, "shift": self.decoder_covariates(**covariates), "fused": fused}
+        hidden = self.what_decoders_read(z, covariates, fused)
         predictions = {}
         if masks is not None and self.hiding:
             for name in self.names:

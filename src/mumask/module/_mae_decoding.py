@@ -13,6 +13,10 @@ from mumask.nn._fusion import spread
 class MAEDecoding:
     """Decoding, for the losses and for users, of the module it is mixed into."""
 
+    def what_decoders_read(self, z: Tensor, covariates: dict, fused: dict | None) -> dict:
+        """Embeddings ``(B, n_latent)``, covariate embeddings ``(B, D)`` and fused tokens."""
+        return {"z": z, "shift": self.decoder_covariates(**covariates), "fused": fused}
+
     def _decode_tokens(self, hidden: dict, name: str, ids, valid, rows: Tensor) -> Tensor:
         memory = checks = None
         if self.decoder_context == "tokens" and hidden["fused"] is not None:

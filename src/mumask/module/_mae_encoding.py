@@ -60,11 +60,8 @@ class MAEEncoding:
             lacking = self.what_is_lacking(tensors)
         for _ in range(ROUNDS if lacking else 0):
             with torch.no_grad():
-                hidden = {
-                    "z": embedded.z,
-                    "shift": self.decoder_covariates(**self.covariates(tensors)),
-                    "fused": embedded.fused,
-                }
+                covariates = self.covariates(tensors)
+                hidden = self.what_decoders_read(embedded.z, covariates, embedded.fused)
                 expected = {
                     name: (missing, self._standardised(tensors, hidden, name))
                     for name, missing in lacking.items()
@@ -80,10 +77,15 @@ class MAEEncoding:
     def encode_tokens(
         self, tensors: Mapping[str, Tensor], source: Tensor, ratio: float, expected: Mapping = {}
     ) -> Embedded:
-        """The same from what was measured, and `expected`.
+        """Encode and fuse what was measured, and `expected` in place of what was not.
 
-        By modality, elements ``(n_m, F)`` that are taken as measured and standardised values of
-        which theirs are.
+        Parameters
+        ----------
+        tensors, source, ratio
+            As for :meth:`embed`.
+        expected
+            By modality, elements that count as measured, and standardised values, of which those
+            are taken there; ``(n_m, F)`` each.
         """
         encoded, masks, seen = {}, {}, {}
         for column, name in enumerate(self.names):

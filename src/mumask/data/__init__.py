@@ -2,6 +2,7 @@
 
 from . import _keys as keys
 from ._blocks import is_binary, matrix_of
+from ._categories import category_name, category_names
 from ._fields import (
     CategoricalCovariatesField,
     CategoricalField,
@@ -25,6 +26,8 @@ __all__ = [
     "MosaicLoader",
     "MosaicManager",
     "MosaicSplitter",
+    "category_name",
+    "category_names",
     "check_is_list",
     "check_modality_names",
     "column_map",

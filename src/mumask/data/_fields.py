@@ -12,6 +12,7 @@ import rich.pretty  # scvi-tools prints the setup with it and does not import it
 import rich.table
 from scvi.data.fields import BaseAnnDataField
 
+from ._categories import category_names
 from ._keys import values_key
 from ._validate import check_is_list, check_obs_key
 
@@ -73,7 +74,7 @@ class CategoricalField(MosaicField):
     def _column(self, mdata: MuData) -> pd.Series:
         if self.attr_key is None:
             return pd.Series(NO_BATCH, index=mdata.obs_names)
-        return check_obs_key(mdata, self.attr_key, self.argument).astype(str)
+        return category_names(check_obs_key(mdata, self.attr_key, self.argument))
 
     def _new_column(self, mdata: MuData) -> pd.Series:
         """Categories of later data, which may lack labels: a missing one is none that is known."""
@@ -81,7 +82,9 @@ class CategoricalField(MosaicField):
             return self._column(mdata)
         if self.attr_key not in mdata.obs:
             return pd.Series(self.unlabeled_category, index=mdata.obs_names)
-        return mdata.obs[self.attr_key].astype(object).fillna(self.unlabeled_category).astype(str)
+        return category_names(
+            mdata.obs[self.attr_key].astype(object).fillna(self.unlabeled_category)
+        )
 
     def _state(self, categories: list[str]) -> dict:
         state = {MAPPING: np.array(categories, dtype=object), ORIGINAL: self.attr_key}

@@ -11,6 +11,8 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
+from ._categories import category_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -156,7 +158,7 @@ def recorded_panels(adata: AnnData, names: np.ndarray) -> dict[str, np.ndarray]:
     if not is_record(table):
         return {}
     table = table.set_axis(adata.var_names.astype(str), axis=0).reindex(names, fill_value=False)
-    return {str(batch): table[batch].to_numpy(dtype=bool) for batch in table}
+    return {category_name(batch): table[batch].to_numpy(dtype=bool) for batch in table}
 
 
 def is_record(table) -> bool:
@@ -183,7 +185,7 @@ def given_panel(
     panels: Mapping[str, Sequence[str]], modality: str, batches: Sequence[str], names: np.ndarray
 ) -> np.ndarray:
     """Panel `F_m` from lists of measured features per batch; batches not listed measured all."""
-    panels = {str(batch): features for batch, features in panels.items()}
+    panels = {category_name(batch): features for batch, features in panels.items()}
     unknown = set(panels) - set(batches)
     if unknown:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
-from mumask.data import MosaicLoader, keep_order, keys
+from mumask.data import MosaicLoader, category_name, keep_order, keys
 
 # Without gradients a larger minibatch is faster; bounded by the widest modality in memory.
 INFERENCE_BATCH = 512
@@ -136,7 +136,7 @@ class AccessMixin(BaseModelClass):
         if transform_batch is None:
             return [None]
         one = isinstance(transform_batch, str) or not isinstance(transform_batch, Iterable)
-        wanted = [str(batch) for batch in ([transform_batch] if one else transform_batch)]
+        wanted = [category_name(batch) for batch in ([transform_batch] if one else transform_batch)]
         for batch in wanted:
             if batch not in self.batches:
                 raise ValueError(

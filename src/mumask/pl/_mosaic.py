@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
+from mumask.data import category_name, category_names
 from mumask.data._panels import find_panel
 from mumask.pp import panels
 
@@ -122,8 +123,8 @@ def _rows(mdata, batch_key):
         order = list(pd.unique(names))
     elif batch_key in mdata.obs:
         column = mdata.obs[batch_key].astype("category")
-        table.insert(0, "batch", column.astype(str))
-        order = [str(name) for name in column.cat.categories]
+        table.insert(0, "batch", category_names(column))
+        order = [category_name(name) for name in column.cat.categories]
     else:
         raise KeyError(f"{batch_key!r} is not a column of mdata.obs; it has {list(mdata.obs)}.")
     groups = table.groupby(list(table), sort=False).size().rename("n_cells").reset_index()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from mumask.data import PANEL_KEY
+from mumask.data import PANEL_KEY, category_name, category_names
 
 
 def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str, list[str]]]:
@@ -50,10 +50,10 @@ def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str
                 raise KeyError(
                     f"`batch_key`: {batch_key!r} is not in mdata.obs: {list(mdata.obs.columns)}."
                 )
-            here = set(mdata.obs[batch_key].reindex(adata.obs_names).astype(str))
-            batches = [batch for batch in batches if str(batch) in here]
+            here = set(category_names(mdata.obs[batch_key].reindex(adata.obs_names)))
+            batches = [batch for batch in batches if category_name(batch) in here]
         found[name] = {
-            str(batch): list(adata.var_names[table[batch].to_numpy(dtype=bool)])
+            category_name(batch): list(adata.var_names[table[batch].to_numpy(dtype=bool)])
             for batch in batches
         }
     return {name: by_batch for name, by_batch in found.items() if by_batch}

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
-from mumask.data import PANEL_KEY, matrix_of
+from mumask.data import PANEL_KEY, category_name, category_names, matrix_of
 
 
 def impute_from_neighbors(
@@ -82,9 +82,9 @@ def impute_from_neighbors(
         strange = names[columns < 0][0]
         raise KeyError(f"`features`: modality {modality!r} of the reference has no {strange!r}.")
     if PANEL_KEY in adata.varm:
-        here = set(reference.obs[batch_key].reindex(adata.obs_names).astype(str))
+        here = set(category_names(reference.obs[batch_key].reindex(adata.obs_names)))
         panels = adata.varm[PANEL_KEY].iloc[columns]
-        panels = panels.loc[:, panels.columns.astype(str).isin(here)]
+        panels = panels.loc[:, [category_name(batch) in here for batch in panels]]
         if len(lacking := names[~panels.all(axis=1).to_numpy(bool)]):
             raise ValueError(
                 f"Not every batch of the reference measured {lacking[0]!r}: pass a reference "

@@ -74,10 +74,6 @@ class MosaicBatch:
             codes.append(tensors[keys.CAT_COVS])
         return {"categories": torch.cat(codes, 1), "continuous": tensors.get(keys.CONT_COVS)}
 
-    def expected_total(self, hidden, modality: str) -> torch.Tensor | None:
-        """Total that the model expects of decoded cells, ``(B, 1)``; None if it has no say."""
-        return None
-
     def measured_total(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
         """Sum of the measured values of the cells that have the modality, shape ``(n_m, 1)``."""
         x = tensors[keys.values_key(modality)]

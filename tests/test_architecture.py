@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "train": {"data.keys", "nn"},
     "model": {"data", "nn", "module", "train"},
     "datasets": {"data"},
-    "metrics": set(),
+    "metrics": {"data"},
     "pp": {"data"},
     "tl": {"data"},
     "pl": {"data", "pp", "metrics"},

@@ -110,7 +110,7 @@ class TestClusters:
 
     def test_all_singletons(self):
         scores = metrics.cluster_agreement([0, 1, 2], [2, 0, 1])
-        assert scores["F-measure"] == scores["Jaccard"] == 1
+        assert scores["F-measure"] == scores["Jaccard"] == scores["FMI"] == 1
 
     def test_quality_by_hand(self):
         Z, labels = np.array([[0.0], [2.0], [10.0], [12.0]]), [0, 0, 1, 1]

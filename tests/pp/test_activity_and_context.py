@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import anndata as ad
 import mudata as md
 import numpy as np
@@ -53,6 +55,49 @@ def test_places_from_columns_and_other_names(peaks):
     other["atac"].var = places.set_axis([f"peak{i}" for i in range(5)], axis=0)
     mumask.pp.gene_activity(other, genes(), to_modality="again")
     assert (other["again"].X != peaks["activity"].X).nnz == 0
+
+
+def test_overlaps_are_those_of_comparing_each_with_each():
+    rng = np.random.default_rng(0)
+
+    def places(n, longest, chromosomes):
+        start = rng.integers(0, 300, n)
+        return pd.DataFrame(
+            {
+                "chromosome": rng.choice(chromosomes, n),
+                "start": start,
+                "end": start + rng.integers(0, longest, n),
+                "strand": rng.choice(["+", "-"], n),
+            }
+        )
+
+    for _ in range(20):
+        peaks, genes = places(60, 40, list("abc")), places(50, 80, list("bcd"))
+        upstream = int(rng.integers(0, 30))
+        minus = (genes["strand"] == "-").to_numpy()
+        start = genes["start"].to_numpy() - np.where(minus, 0, upstream)
+        end = genes["end"].to_numpy() + np.where(minus, upstream, 0)
+        expected = (
+            (peaks["chromosome"].to_numpy()[:, None] == genes["chromosome"].to_numpy())
+            & (peaks["start"].to_numpy()[:, None] < end)
+            & (peaks["end"].to_numpy()[:, None] > start)
+        )
+        found = mumask.pp._activity._overlap(peaks, genes, upstream)
+        assert expected.any()
+        np.testing.assert_array_equal(found.toarray(), expected)
+
+
+def test_many_peaks_are_not_compared_with_all_regions():
+    """20,000 peaks x 8,000 windows: a comparison of each with each takes 160 MB or more."""
+    start = np.arange(20_000) * 400
+    peaks = pd.DataFrame({"chromosome": "chr1", "start": start, "end": start + 300})
+    genes = mumask.pp._activity._windows(peaks, 1000)
+    tracemalloc.start()
+    found = mumask.pp._activity._overlap(peaks, genes, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.nnz > 20_000
+    assert peak < 30e6
 
 
 def test_windows_where_there_is_no_annotation(peaks):

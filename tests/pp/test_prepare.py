@@ -1,6 +1,9 @@
 import logging
 
+import anndata as ad
+import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -43,6 +46,45 @@ def test_transformations_of_any_storage(simulated, storage):
     np.testing.assert_array_equal(X.toarray() if sp.issparse(X) else X, dense)
 
 
+@pytest.mark.parametrize("dtype", ["f2", ">f4", ">i4"])
+def test_values_that_sparse_matrices_cannot_hold(simulated, dtype):
+    """Half precision, and the byte order of another machine."""
+    other = simulated.copy()
+    for name in ("rna", "atac"):
+        other[name].X = other[name].X.toarray().astype(dtype)
+        other[name].obsm["spatial"] = np.arange(2.0 * other[name].n_obs).reshape(-1, 2)
+        simulated[name].obsm["spatial"] = other[name].obsm["spatial"]
+    for mdata in (simulated, other):
+        mdata["atac"].var_names = [f"chr1:{500 * i}-{500 * i + 200}" for i in range(200)]
+        mdata.update()
+        pp.lognorm(mdata)
+        pp.clr(mdata, "rna")
+        pp.tfidf(mdata)
+        pp.binarize(mdata, to_layer="on")
+        pp.gene_activity(mdata, 2000)
+        pp.spatial_context(mdata, n_neighbors=3)
+    made = [("rna", "lognorm"), ("rna", "clr"), ("atac", "tfidf"), ("atac", "on")]
+    for name, layer in [*made, ("activity", None), ("context", None)]:
+        expected = simulated[name].to_df(layer)
+        np.testing.assert_allclose(other[name].to_df(layer), expected, rtol=1e-5, err_msg=layer)
+    ready, expected = (pp.prepare(mdata, n_top_genes=30) for mdata in (other, simulated))
+    assert list(ready["rna"].var_names) == list(expected["rna"].var_names)
+
+
+def test_clr_of_panels_that_differ():
+    """The advice of the docstring: only centring over cells keeps shared proteins comparable."""
+    counts = np.random.default_rng(0).poisson(20, (400, 8)).astype(np.float32)
+    half = np.arange(400) < 200
+    counts[np.ix_(half, np.arange(4, 8))] = 0  # which this half did not measure
+    mdata = md.MuData({"protein": ad.AnnData(counts)})
+    shift = []
+    for axis in (0, 1):
+        pp.clr(mdata, axis=axis)
+        shared = mdata["protein"].layers["clr"][:, :4]
+        shift.append(abs(shared[half].mean() - shared[~half].mean()))
+    assert shift[0] < 0.01 < 0.5 < shift[1]
+
+
 def test_binarize_keeps_the_counts(simulated):
     counts = 3 * simulated["atac"].X
     simulated["atac"].X = counts.copy()
@@ -81,7 +123,8 @@ def test_cells_without_a_count_in_the_chosen_features_are_told(simulated):
     assert chosen["rna"].n_obs == rna.n_obs
     with pytest.raises(ValueError, match="no non-zero value at all in 50 cells"):
         MaskedVAE.setup_mudata(chosen)
-    way_out = str(told[0].message).split("not measured: ")[1].split(" mumask.pp")[0].rstrip(".")
+    ours = next(str(one.message) for one in told if "have no count" in str(one.message))
+    way_out = ours.split("not measured: ")[1].split(" mumask.pp")[0].rstrip(".")
     exec(way_out, {"np": np, "mdata": chosen})
     assert chosen["rna"].n_obs == rna.n_obs - 50
     kept_by_protein = chosen[chosen.obs_names.isin(chosen["protein"].obs_names)]
@@ -126,6 +169,43 @@ def test_prepare_says_what_it_does_and_leaves_the_data(simulated, caplog, unchan
     MaskedVAE.setup_mudata(ready, batch_key="batch")
 
 
+def test_prepare_copies_the_data_once(simulated, monkeypatch):
+    whole, copy = [], ad.AnnData.copy
+    monkeypatch.setattr(
+        ad.AnnData,
+        "copy",
+        lambda self, *args: (whole.append(not self.is_view), copy(self, *args))[1],
+    )
+    pp.prepare(simulated, n_top_genes=80)
+    assert sum(whole) == len(simulated.mod)
+
+
+def test_prepare_in_place_is_all_or_nothing(simulated, monkeypatch, unchanged):
+    check = unchanged(simulated)
+
+    def fails(values, limit, flavor, batch):
+        if flavor == "frequency":  # of the last modality
+            raise MemoryError
+        return rank(values, limit, flavor, batch)
+
+    rank = pp._prepare.rank_features
+    monkeypatch.setattr(pp._prepare, "rank_features", fails)
+    with pytest.raises(MemoryError):
+        pp.prepare(simulated, n_top_genes=80, n_top_peaks=100, inplace=True)
+    check()
+
+
+def test_prepare_takes_batches_by_name(simulated):
+    """A column of numbers means the same whether a join made floats of it or not."""
+    kinds = simulated.obs["batch"].astype("category").cat.codes
+    columns = []
+    for batch in (kinds.astype(int), kinds.astype(float), kinds.astype(str)):
+        simulated.obs["lane"] = batch
+        columns.append(pp._mudata.column_by_cell(simulated, simulated["rna"], "lane"))
+    pd.testing.assert_series_equal(columns[1], columns[0])
+    pd.testing.assert_series_equal(columns[2], columns[0])
+
+
 def test_prepare_finds_the_counts(simulated, caplog):
     counts = simulated["rna"].X.copy()
     simulated["rna"].layers["counts"] = counts
@@ -150,9 +230,7 @@ def test_prepare_makes_gene_names_unique(simulated):
 def test_kinds_by_feature_type(simulated):
     adata = simulated["rna"].copy()
     adata.var["feature_types"] = "Gene Expression"
-    import mudata
-
-    mdata = mudata.MuData({"x": adata})
+    mdata = md.MuData({"x": adata})
     assert pp.prepare(mdata, n_top_genes=30)["x"].n_vars == 30
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from contextlib import nullcontext
 
 import mudata
 import numpy as np
@@ -97,7 +98,8 @@ def test_tables_in_a_file_need_an_option(tmp_path):
     table = pd.DataFrame({"a": np.arange(mdata.n_obs)}, index=mdata.obs_names)
     mdata.obsm["table"] = table
     mdata.write(tmp_path / "table.h5mu")
-    with mudata.set_options(pull_on_update=False):
+    gone = not hasattr(mudata, "set_options")
+    with nullcontext() if gone else mudata.set_options(pull_on_update=False):
         again = mudata.read_h5mu(tmp_path / "table.h5mu")
     pd.testing.assert_frame_equal(again.obsm["table"], table, check_dtype=False)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from mudata import MuData
+from mudata import MuData, read_h5mu
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
@@ -122,3 +122,17 @@ def test_no_cell_is_its_own_neighbour(data):
     np.testing.assert_allclose(imputed.loc[cells], nearest)
     with pytest.raises(ValueError, match=f"only {len(cells) - 1} cells"):
         impute_from_neighbors(mdata, mdata, "protein", n_neighbors=len(cells))
+
+
+@pytest.mark.parametrize("features", [None, ["p3", "p1"]])  # not in the order of the file
+@pytest.mark.parametrize("storage", [sparse.csr_matrix, np.asarray])
+def test_a_reference_in_a_file(data, tmp_path, storage, features):
+    query, reference = data
+    reference["protein"].X = storage(reference["protein"].X.toarray())
+    options = {"n_neighbors": K, "features": features}
+    expected = impute_from_neighbors(query, reference, "protein", **options)
+    reference.write(tmp_path / "reference.h5mu")
+    backed = read_h5mu(tmp_path / "reference.h5mu", backed="r")
+    pd.testing.assert_frame_equal(
+        impute_from_neighbors(query, backed, "protein", **options), expected
+    )

@@ -12,10 +12,10 @@ from ._fields import (
 from ._kinds import kind_of_name
 from ._loader import MosaicLoader, MosaicSplitter
 from ._manager import MosaicManager
-from ._panels import PANEL_KEY, recorded_panels
+from ._panels import PANEL_KEY, measured_by_all, recorded_panels
 from ._rows import column_map, keep_order, presence, row_map
 from ._scan import name_some
-from ._validate import check_is_list, check_modality_names
+from ._validate import check_is_list, check_is_mosaic, check_modality_names
 
 __all__ = [
     "PANEL_KEY",
@@ -29,6 +29,7 @@ __all__ = [
     "category_name",
     "category_names",
     "check_is_list",
+    "check_is_mosaic",
     "check_modality_names",
     "column_map",
     "is_binary",
@@ -36,6 +37,7 @@ __all__ = [
     "keys",
     "kind_of_name",
     "matrix_of",
+    "measured_by_all",
     "name_some",
     "presence",
     "recorded_panels",

@@ -48,7 +48,9 @@ class RowSpans:
         indptr = self._indptr[start : stop + 1]
         at = slice(int(indptr[0]), int(indptr[-1]))
         shape = (stop - start, self.shape[1])
-        return sparse.csr_matrix((self._data[at], self._indices[at], indptr - at.start), shape)
+        # Copies: a part of a matrix in memory would be a view of it, which checks may change.
+        data, indices = np.array(self._data[at]), np.array(self._indices[at])
+        return sparse.csr_matrix((data, indices, indptr - at.start), shape)
 
 
 def row_reader(matrix):

@@ -12,7 +12,7 @@ import rich.pretty  # scvi-tools prints the setup with it and does not import it
 import rich.table
 from scvi.data.fields import BaseAnnDataField
 
-from ._categories import category_names
+from ._categories import category_name, category_names
 from ._keys import values_key
 from ._validate import check_is_list, check_obs_key
 
@@ -24,6 +24,8 @@ logger = logging.getLogger("mumask")
 # The keys scvi-tools looks for in a state registry.
 MAPPING, ORIGINAL, UNLABELED = "categorical_mapping", "original_key", "unlabeled_category"
 NO_BATCH = "all cells"
+# What people call cells without a label.
+UNLABELED_MARKS = {"", "?", "unknown", "unlabeled", "unlabelled", "unassigned", "nan", "none", "na"}
 
 
 class MosaicField(BaseAnnDataField):
@@ -68,7 +70,9 @@ class CategoricalField(MosaicField):
         self.registry_key = registry_key
         self.attr_key = obs_key
         # As text, like the column: a mark may be a number.
-        self.unlabeled_category = None if unlabeled_category is None else str(unlabeled_category)
+        self.unlabeled_category = (
+            None if unlabeled_category is None else category_name(unlabeled_category)
+        )
         self.argument = f"{registry_key}_key"
 
     def _column(self, mdata: MuData) -> pd.Series:
@@ -82,9 +86,9 @@ class CategoricalField(MosaicField):
             return self._column(mdata)
         if self.attr_key not in mdata.obs:
             return pd.Series(self.unlabeled_category, index=mdata.obs_names)
-        return category_names(
-            mdata.obs[self.attr_key].astype(object).fillna(self.unlabeled_category)
-        )
+        column = mdata.obs[self.attr_key]
+        column = column.astype(object).where(column.notna(), self.unlabeled_category)
+        return category_names(column)
 
     def _state(self, categories: list[str]) -> dict:
         state = {MAPPING: np.array(categories, dtype=object), ORIGINAL: self.attr_key}
@@ -109,6 +113,14 @@ class CategoricalField(MosaicField):
         return self._state(categories)
 
     def _check_classes(self, classes: list[str]) -> None:
+        marks = [name for name in classes if name.strip().lower() in UNLABELED_MARKS]
+        if marks:
+            warnings.warn(
+                f"`labels_key`: {marks} of {self.attr_key!r} are learned as cell types. If they mark "
+                f"cells without a label, pass unlabeled_category={marks[0]!r}.",
+                UserWarning,
+                stacklevel=2,
+            )
         if not classes:
             raise ValueError(
                 f"`labels_key`: every cell of {self.attr_key!r} is {self.unlabeled_category!r}, so "

@@ -48,7 +48,7 @@ class MosaicLoader(AnnDataLoader):
             cells, dataset = np.asarray(dataset.indices), dataset.dataset
         place = dataset.order_in_file()
         most = FROM_MEMORY if place is None else FROM_FILE
-        at_once = max(1, int(most / dataset.bytes_per_cell / self.minibatch_size))
+        at_once = max(1, int(most / max(dataset.bytes_per_cell, 1) / self.minibatch_size))
         batches = iter(self.sampler)
         if place is not None and self.in_random_order:
             place = place if cells is None else place[cells]

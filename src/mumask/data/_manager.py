@@ -155,7 +155,10 @@ class MosaicManager(AnnDataManager):
 
     def get_from_registry(self, registry_key: str):
         """Codes or values of an obs field; the stored matrix of a modality."""
-        (field,) = (f for f in self.fields if f.registry_key == registry_key)
+        fields = {field.registry_key: field for field in self.fields}
+        if registry_key not in fields:
+            raise KeyError(f"{registry_key!r} was not registered; there are {list(fields)}.")
+        field = fields[registry_key]
         if isinstance(field, ModalityField):
             return matrix_of(self.adata.mod[field.modality], field.layer)
         if isinstance(field, CategoricalField):

@@ -11,12 +11,13 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
-from ._categories import category_name
+from ._categories import category_name, category_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
+    from mudata import MuData
 
 logger = logging.getLogger("mumask")
 
@@ -159,6 +160,21 @@ def recorded_panels(adata: AnnData, names: np.ndarray) -> dict[str, np.ndarray]:
         return {}
     table = table.set_axis(adata.var_names.astype(str), axis=0).reindex(names, fill_value=False)
     return {category_name(batch): table[batch].to_numpy(dtype=bool) for batch in table}
+
+
+def measured_by_all(mdata: MuData, modality: str, cells: pd.Index, batch_key: str) -> np.ndarray:
+    """Features that every batch of `cells` measured as far as recorded, ``(n_features,)``."""
+    adata = mdata.mod[modality]
+    table = adata.varm.get(PANEL_KEY)
+    if not is_record(table) or table.to_numpy().all():
+        return np.ones(adata.n_vars, dtype=bool)
+    if batch_key not in mdata.obs:
+        raise KeyError(
+            f"Modality {modality!r} has panels recorded by batch, but `batch_key`: {batch_key!r} is "
+            f"not in its MuData's obs, which has {list(mdata.obs)}."
+        )
+    here = set(category_names(mdata.obs[batch_key].reindex(cells)))
+    return table[[batch for batch in table if category_name(batch) in here]].to_numpy().all(axis=1)
 
 
 def is_record(table) -> bool:

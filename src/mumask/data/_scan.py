@@ -63,6 +63,8 @@ def scan(matrix, batch_codes: np.ndarray, n_batch: int) -> Scan:
     nonzero = np.zeros((n_batch, n_vars), dtype=np.int64)
     for part, block in iterate_blocks(matrix):
         if not sparse.issparse(block):
+            if block.dtype == np.float16 or not block.dtype.isnative:  # scipy takes neither
+                block = block.astype(np.float32)
             block = sparse.csr_matrix(block)
         block.eliminate_zeros()
         values = block.data

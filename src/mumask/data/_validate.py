@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,8 +37,9 @@ def check_is_mosaic(mdata: MuData) -> None:
 
 def check_is_list(names: Sequence[str] | None, argument: str) -> None:
     """Not one name, which Python would take for a list of letters."""
-    if isinstance(names, str):
-        raise TypeError(f"`{argument}` is a list of names: {argument}=[{names!r}].")
+    if isinstance(names, str | Mapping):
+        names = [names] if isinstance(names, str) else list(names.values())
+        raise TypeError(f"`{argument}` is a list of names: {argument}={names!r}.")
 
 
 def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> list[str]:
@@ -45,6 +47,8 @@ def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> lis
     check_is_mosaic(mdata)
     check_is_list(modalities, "modalities")
     names = list(mdata.mod) if modalities is None else list(modalities)
+    if not mdata.n_obs:
+        raise ValueError("The MuData has no cell.")
     if not names:
         raise ValueError("No modality to use: `modalities` is empty or the MuData holds none.")
     if len(set(names)) < len(names):
@@ -126,6 +130,8 @@ def check_obs_key(mdata: MuData, key: str, argument: str) -> pd.Series:
             f"`{argument}`: {key!r} is not in mdata.obs, which has {list(mdata.obs.columns)}.{hint}"
         )
     column = mdata.obs[key]
+    if column.ndim > 1:
+        raise ValueError(f"`{argument}`: mdata.obs has {column.shape[1]} columns named {key!r}.")
     missing = np.flatnonzero(column.isna())
     if len(missing):
         hint = (

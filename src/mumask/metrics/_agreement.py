@@ -37,9 +37,9 @@ def cluster_agreement(labels, clusters) -> dict[str, float]:
     return {
         "ARI": float(metrics.adjusted_rand_score(labels, clusters)),
         "NMI": float(metrics.normalized_mutual_info_score(labels, clusters)),
-        "FMI": float(metrics.fowlkes_mallows_score(labels, clusters)),
-        "AMI": float(metrics.adjusted_mutual_info_score(labels, clusters)),
         # no pair together anywhere (all singletons in both): nothing to disagree on
+        "FMI": float(metrics.fowlkes_mallows_score(labels, clusters)) if tp + errors else 1.0,
+        "AMI": float(metrics.adjusted_mutual_info_score(labels, clusters)),
         "F-measure": float(2 * tp / (2 * tp + errors)) if tp + errors else 1.0,
         "Jaccard": float(tp / (tp + errors)) if tp + errors else 1.0,
     }

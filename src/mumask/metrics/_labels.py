@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import KNeighborsClassifier
 
+from mumask.data import category_names
+
 from ._mixing import check_latent
 
 
@@ -35,8 +37,8 @@ def label_transfer_accuracy(
     latent_reference, labels_reference = check_latent(latent_reference, labels_reference)
     latent_query, labels_query = check_latent(latent_query, labels_query)
     voters = KNeighborsClassifier(min(n_neighbors, len(latent_reference)))
-    voters.fit(latent_reference, labels_reference.astype(str))
-    return float(np.mean(voters.predict(latent_query) == labels_query.astype(str)))
+    voters.fit(latent_reference, category_names(labels_reference))
+    return float(np.mean(voters.predict(latent_query) == category_names(labels_query)))
 
 
 def expected_calibration_error(probabilities, labels, n_bins: int = 15, classes=None) -> float:
@@ -73,7 +75,12 @@ def expected_calibration_error(probabilities, labels, n_bins: int = 15, classes=
     if probabilities.min() < 0 or np.abs(probabilities.sum(1) - 1).max() > 1e-3:
         raise ValueError("Probabilities must be non-negative and sum to 1 in every cell.")
     confidence = probabilities.max(1).astype(np.float64)
-    correct = classes[probabilities.argmax(1)].astype(str) == labels.astype(str)
+    names, labels = category_names(classes).to_numpy(), category_names(labels)
+    if not labels.isin(names).any():
+        raise ValueError(
+            f"No label is among the classes {list(names)}; there are {sorted(set(labels))}."
+        )
+    correct = names[probabilities.argmax(1)] == labels
     bins = np.ceil(confidence * n_bins).astype(int)
     gaps = np.bincount(bins, weights=correct - confidence)
     return float(np.abs(gaps).sum() / len(labels))

@@ -170,7 +170,7 @@ def batch_asw(latent, labels, batch) -> float:
     ImportError
         Without scib-metrics.
     ValueError
-        If no label has cells in two batches.
+        If no label has cells in two batches, more than one in one of them.
 
     Examples
     --------
@@ -183,9 +183,11 @@ def batch_asw(latent, labels, batch) -> float:
         from scib_metrics import silhouette_batch
     except ImportError as error:
         raise ImportError(_SCIB_HINT) from error
-    pairs = np.unique(np.stack([labels.astype(str), batch.astype(str)], axis=1), axis=0)
-    if np.unique(pairs[:, 0], return_counts=True)[1].max() < 2:
-        raise ValueError("Batch ASW needs a label with cells in at least two batches.")
+    by_label = pd.Series(batch).groupby(labels.astype(str))
+    if not by_label.nunique().between(2, by_label.size() - 1).any():  # as a silhouette needs
+        raise ValueError(
+            "Batch ASW needs a label with cells in at least two batches, and several in one."
+        )
     return float(silhouette_batch(latent.astype(np.float32), labels, batch))
 
 
@@ -230,7 +232,8 @@ def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
 
     Row i of both latents [n, d] is the same cell, seen through two modalities. The fraction of
     other cells of the second that are nearer than the match, averaged over the cells and over
-    both directions (Liu et al., WABI 2019).
+    both directions (Liu et al., WABI 2019). One that is as near counts as half, so that a latent
+    of a single point is no better than chance.
 
     Parameters
     ----------
@@ -256,5 +259,7 @@ def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
         for start in range(0, n, chunk):
             distances = cdist(one[start : start + chunk], other)
             rows = np.arange(len(distances))
-            nearer += (distances < distances[rows, rows + start][:, None]).sum()
+            match = distances[rows, rows + start][:, None]
+            as_near = (distances == match).sum() - len(rows)  # the match itself is none
+            nearer += (distances < match).sum() + as_near / 2
     return float(nearer / (2 * n * (n - 1)))

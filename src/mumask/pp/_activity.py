@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mumask.data import matrix_of
 
-from ._mudata import get_modality, replace_modalities
+from ._mudata import get_modality, native, replace_modalities
 
 logger = logging.getLogger("mumask")
 
@@ -98,7 +98,7 @@ def gene_activity(
             f"{peaks['chromosome'].iloc[0]!r}, genes: {genes['chromosome'].iloc[0]!r}."
         )
     kept = n_peaks > 0
-    values = sparse.csr_matrix(matrix_of(adata, layer)) @ overlap[:, kept]
+    values = sparse.csr_matrix(native(matrix_of(adata, layer))) @ overlap[:, kept]
     activity = AnnData(
         sparse.csr_matrix(values, dtype=np.float32),
         obs=pd.DataFrame(index=adata.obs_names),
@@ -148,14 +148,22 @@ def _overlap(peaks: pd.DataFrame, genes: pd.DataFrame, upstream: int) -> sparse.
     end = genes["end"].to_numpy() + np.where(minus, upstream, 0)
     rows, columns = [np.empty(0, int)], [np.empty(0, int)]
     chromosomes = genes["chromosome"].astype(str).to_numpy()
+    first, last = peaks["start"].to_numpy(), peaks["end"].to_numpy()
     for chromosome, own in peaks.groupby(
         peaks["chromosome"].to_numpy(), sort=False
     ).indices.items():
         there = np.flatnonzero(chromosomes == chromosome)
-        first, last = (peaks[c].to_numpy()[own][:, None] for c in ("start", "end"))
-        peak, gene = np.nonzero((first < end[there]) & (last > start[there]))
-        rows.append(own[peak])
-        columns.append(there[gene])
+        own = own[np.argsort(first[own])]
+        # what overlaps begins before the end of a gene, and not farther before its start than the
+        # longest peak reaches: a range of the sorted peaks, so not each is compared with each
+        longest = (last[own] - first[own]).max()
+        low = np.searchsorted(first[own], start[there] - longest, side="right")
+        n = np.maximum(np.searchsorted(first[own], end[there]) - low, 0)
+        gene = np.repeat(there, n)
+        peak = own[np.arange(n.sum()) + np.repeat(low - np.cumsum(n) + n, n)]
+        fits = (first[peak] < end[gene]) & (last[peak] > start[gene])
+        rows.append(peak[fits])
+        columns.append(gene[fits])
     rows, columns = np.concatenate(rows), np.concatenate(columns)
     ones = np.ones(len(rows), np.float32)
     return sparse.csr_matrix((ones, (rows, columns)), shape=(len(peaks), len(genes)))

@@ -12,9 +12,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import PANEL_KEY, recorded_panels
+from mumask.data import PANEL_KEY, category_name, recorded_panels
 
-from ._mudata import make_mudata
+from ._mudata import make_mudata, native
 from ._panels import record_panels
 
 logger = logging.getLogger("mumask")
@@ -74,9 +74,11 @@ def concat_batches(
     {'cite': 100, 'merfish': 30}
     >>> mumask.MaskedVAE.setup_mudata(joined, batch_key="batch")
     """
-    parts = {str(name): _modalities(value, modality) for name, value in batches.items()}
+    parts = {category_name(name): _modalities(value, modality) for name, value in batches.items()}
     if not parts:
         raise ValueError("`batches` is empty.")
+    if len(parts) < len(batches):
+        raise ValueError(f"`batches`: two of {list(batches)} are one batch, as 1 and '1' are.")
     _check(parts)
     prefix = _needs_prefix(parts)
     if prefix:
@@ -162,8 +164,10 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
     union = list(dict.fromkeys(f for adata in members.values() for f in adata.var_names))
     union = pd.Index(union, dtype=object)
     measured = np.stack([_measured(name, batch, a, union) for batch, a in members.items()])
-    layers = set.intersection(*(set(adata.layers) for adata in members.values()))
-    lost = set().union(*(adata.layers for adata in members.values())) - layers
+    # anndata 0.13 lists X among the layers, under None
+    named = [set(adata.layers) - {None} for adata in members.values()]
+    layers = set.intersection(*named)
+    lost = set.union(*named) - layers
     if lost:
         logger.info(
             "Modality %r: layers %s are not in every batch and left out.", name, sorted(lost)
@@ -221,7 +225,7 @@ def _widen(values, columns: np.ndarray, n_features: int, full: bool):
         wide = np.empty_like(np.asarray(values))
         wide[:, columns] = values
         return wide
-    source = sparse.csr_matrix(values)
+    source = sparse.csr_matrix(native(values))
     shape = (source.shape[0], n_features)
     # a copy, because sorting is done in place and `values` belong to the user
     moved = sparse.csr_matrix(

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import keep_order, kind_of_name
+from mumask.data import category_names, keep_order, kind_of_name
 
 
 def make_mudata(modalities: Mapping[str, AnnData]) -> MuData:
@@ -86,4 +86,13 @@ def column_by_cell(mdata: MuData, adata: AnnData, key: str) -> pd.Series:
     column = mdata.obs[key].reindex(adata.obs_names)
     if column.isna().any():
         raise ValueError(f"`batch_key`: {key!r} is missing (NaN) in {column.isna().sum()} cells.")
-    return column.astype(str).astype("category")
+    return category_names(column).astype("category")
+
+
+def native(values):
+    """The values in a type that scipy's sparse matrices can hold.
+
+    They have no float16, and no byte order but that of the machine.
+    """
+    kind = values.dtype.newbyteorder("=")
+    return values.astype(np.float32 if kind == np.float16 else kind, copy=False)

@@ -56,13 +56,17 @@ def prepare(
     {'rna': 50, 'protein': 12, 'atac': 100}
     """
     limits = {"rna": n_top_genes, "atac": n_top_peaks}
-    changed = {}
+    batches = {}
     for name in mdata.mod:
         adata = get_modality(mdata, name)
-        batch = None if batch_key is None else column_by_cell(mdata, adata, batch_key)
-        changed[name] = _prepared(name, adata.copy(), batch, limits)
+        batches[name] = None if batch_key is None else column_by_cell(mdata, adata, batch_key)
     target = mdata if inplace else copy_mudata(mdata)
     n_before = target.n_obs
+    changed = {
+        # a copy in place, so that an error in a later modality leaves the data as they were
+        name: _prepared(name, adata.copy() if inplace else adata, batches[name], limits)
+        for name, adata in target.mod.items()
+    }
     replace_modalities(target, changed)
     if target.n_obs < n_before:
         logger.info("%d cells lost their last modality and are gone.", n_before - target.n_obs)

@@ -13,7 +13,7 @@ from sklearn.neighbors import kneighbors_graph
 
 from mumask.data import matrix_of
 
-from ._mudata import column_by_cell, get_modality, replace_modalities
+from ._mudata import column_by_cell, get_modality, native, replace_modalities
 
 logger = logging.getLogger("mumask")
 
@@ -82,7 +82,7 @@ def spatial_context(
             f"`n_neighbors`={n_neighbors}: choose at least 1, and fewer than the {smallest} cells "
             "with a position (of the smallest section)."
         )
-    values = sparse.csr_matrix(matrix_of(adata, layer))[placed]
+    values = sparse.csr_matrix(native(matrix_of(adata, layer)))[placed]
     parts, order = [], []
     for one in np.unique(slices):
         rows = np.flatnonzero(slices == one)

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mumask.data import matrix_of
 
-from ._mudata import get_modality
+from ._mudata import get_modality, native
 
 
 def binarize(
@@ -118,9 +118,9 @@ def clr(
     to_layer
         Layer to write.
     axis
-        0 centres each protein over the cells, 1 each cell over its proteins. With panels that
-        differ between batches take 1: zeros of a batch that did not measure a protein would
-        enter the mean over cells.
+        0 centres each protein over the cells, 1 each cell over its proteins. Take 0 where panels
+        differ between batches: the zeros of a protein that a batch did not measure then spoil
+        that protein alone, with 1 all proteins of these cells.
 
     Examples
     --------
@@ -178,6 +178,7 @@ def _copy(adata: AnnData, layer: str | None, float_values: bool = False):
     values = matrix_of(adata, layer)
     if values is None:
         raise ValueError("The modality has no X. Name the layer to read.")
+    values = native(values)
     # csr_matrix even from a csr_array, which muon's CLR cannot take
     values = sparse.csr_matrix(values, copy=True) if sparse.issparse(values) else np.array(values)
     if float_values and values.dtype.kind != "f":

@@ -12,7 +12,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import is_binary, matrix_of
+from mumask.data import category_name, category_names, is_binary, matrix_of, measured_by_all
+
+from ._values import in_memory
 
 logger = logging.getLogger("mumask")
 
@@ -32,6 +34,7 @@ def rank_markers(
     reference: str = "rest",
     n_top: int | None = 20,
     method: str = "wilcoxon",
+    batch_key: str = "batch",
 ) -> pd.DataFrame:
     """Rank the features of one modality that mark each group of cells.
 
@@ -63,6 +66,10 @@ def rank_markers(
     method
         Of :func:`scanpy.tl.rank_genes_groups`: ``"wilcoxon"`` (rank sums, with ties), ``"t-test"``
         or ``"t-test_overestim_var"``. Its logistic regression gives neither p-values nor changes.
+    batch_key
+        Column of ``mdata.obs`` with the batch, looked at only if panels are recorded
+        (:func:`mumask.pp.panels`): features that a batch did not measure, whose zeros say nothing,
+        are then left out. `denoised` ranks them all.
 
     Returns
     -------
@@ -85,10 +92,16 @@ def rank_markers(
         raise ValueError(f"`method`: {method!r} is unknown; choose from {list(METHODS)}.")
     if denoised is not None and layer is not None:
         raise ValueError("Pass either `denoised` or `layer`, not both.")
-    shell, binary = _values(mdata, modality, denoised, layer)
-    labels = mdata.obs[groupby].reindex(shell.obs_names)
-    shell = shell[labels.notna().to_numpy()].copy()
-    shell.obs["group"] = pd.Categorical(labels.dropna().astype(str))
+    reference = category_name(reference)
+    labels = mdata.obs[groupby].dropna()
+    if denoised is None:
+        cells = mdata[modality].obs_names.intersection(labels.index, sort=False)
+        measured = measured_by_all(mdata, modality, cells, batch_key)
+        shell, binary = _values(mdata[modality], modality, layer, measured)
+    else:
+        shell, binary = _denoised(mdata, denoised)
+    shell = shell[shell.obs_names.isin(labels.index)].copy()
+    shell.obs["group"] = pd.Categorical(category_names(labels.loc[shell.obs_names]))
     groups, names = _checked(shell, groups, reference, groupby, modality)
     shell = shell[shell.obs["group"].isin(names)].copy()
     options = {"tie_correct": True} if method == "wilcoxon" else {}
@@ -100,35 +113,53 @@ def rank_markers(
             reference=reference,
             method=method,
             n_genes=n_top,
-            pts=True,
             use_raw=False,
             **options,
         )
     return _table(shell, groups, reference, binary)
 
 
-def _values(mdata: MuData, modality: str, denoised, layer) -> tuple[AnnData, bool]:
+def _denoised(mdata: MuData, denoised: pd.DataFrame) -> tuple[AnnData, bool]:
     """Values to compare, logarithms of what can have them, and whether they were 0 and 1."""
-    if denoised is not None:
-        strange = denoised.index.difference(mdata.obs_names)
-        if len(strange):
-            raise KeyError(f"`denoised`: no cell of the MuData is named {strange[0]!r}.")
-        values = denoised.to_numpy(dtype=np.float32)
-        if np.isnan(values).any():
-            raise ValueError("`denoised` has NaN: leave out cells that had no source modality.")
-        shell = AnnData(np.log1p(values) if (values >= 0).all() else values)
-        shell.obs_names, shell.var_names = denoised.index, denoised.columns.astype(str)
-        return shell, is_binary(values)
-    adata = mdata.mod[modality]
+    strange = denoised.index.difference(mdata.obs_names)
+    if len(strange):
+        raise KeyError(f"`denoised`: no cell of the MuData is named {strange[0]!r}.")
+    values = denoised.to_numpy(dtype=np.float32)
+    if np.isnan(values).any():
+        raise ValueError("`denoised` has NaN: leave out cells that had no source modality.")
+    shell = AnnData(np.log1p(values) if (values >= 0).all() else values)
+    shell.obs_names, shell.var_names = denoised.index, denoised.columns.astype(str)
+    return shell, is_binary(values)
+
+
+def _values(
+    adata: AnnData, modality: str, layer: str | None, measured: np.ndarray
+) -> tuple[AnnData, bool]:
+    """The same of the measured values."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"Modality {modality!r} has no layer {layer!r}: {list(adata.layers)}.")
     matrix = matrix_of(adata, layer)
     if matrix is None:
         raise ValueError(f"Modality {modality!r} has no X. Name a layer, or pass `denoised`.")
-    values = matrix.copy() if sp.issparse(matrix) else np.array(matrix)
-    values = values.astype(np.float32)
+    if not adata.n_obs:
+        raise ValueError(f"Modality {modality!r} has no cells.")
+    values = in_memory(matrix).astype(np.float32)
     shell = AnnData(values)
     shell.obs_names, shell.var_names = adata.obs_names, adata.var_names
+    if not measured.all():
+        logger.warning(
+            "Modality %r: %d of %d features were not measured in every batch and are left out.",
+            modality,
+            (~measured).sum(),
+            len(measured),
+        )
+        if not measured.any():
+            raise ValueError(
+                f"No feature of modality {modality!r} was measured in every batch: pass `denoised` "
+                "values, or the cells of fewer batches."
+            )
+        shell = shell[:, measured].copy()
+        values = shell.X
     if is_binary(values):
         sc.pp.log1p(shell)  # the ranks stay the same, and scanpy does not take them for raw counts
         return shell, True
@@ -145,7 +176,7 @@ def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str
     """Groups to rank, and all groups that take part."""
     sizes = shell.obs["group"].value_counts()
     wanted = list(sizes.index.sort_values()) if groups == "all" else np.atleast_1d(groups).tolist()
-    wanted = [str(group) for group in wanted if str(group) != reference]
+    wanted = [name for group in wanted if (name := category_name(group)) != reference]
     for group in [*wanted, *([] if reference == "rest" else [reference])]:
         if group not in sizes.index:
             raise ValueError(
@@ -166,14 +197,17 @@ def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str
 
 def _table(shell: AnnData, groups: list[str], reference: str, binary: bool) -> pd.DataFrame:
     result = shell.uns["rank_genes_groups"]
-    outside = "pts_rest" if reference == "rest" else "pts"
     negative = (shell.X.min() if shell.n_obs else 0) < 0
+    above, member = shell.X > 0, shell.obs["group"].to_numpy()  # scanpy's `pts` counts non-zeros
     tables = []
     for group in groups:
         names = pd.Index(result["names"][group])
-        share_in = result["pts"][group].loc[names].to_numpy()
-        share_out = result[outside][group if reference == "rest" else reference]
-        share_out = share_out.loc[names].to_numpy()
+        where = shell.var_names.get_indexer(names)
+        outside = member != group if reference == "rest" else member == reference
+        share_in, share_out = (
+            np.asarray(above[cells].mean(axis=0)).ravel()[where]
+            for cells in (member == group, outside)
+        )
         fold = result["logfoldchanges"][group]
         if binary:  # not of scanpy's geometric means, but its constant keeps a share of 0 finite
             fold = np.log2((share_in + 1e-9) / (share_out + 1e-9))

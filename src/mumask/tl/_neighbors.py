@@ -10,7 +10,9 @@ import scipy.sparse as sp
 from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
-from mumask.data import PANEL_KEY, category_name, category_names, matrix_of
+from mumask.data import matrix_of, measured_by_all
+
+from ._values import in_memory
 
 
 def impute_from_neighbors(
@@ -81,15 +83,12 @@ def impute_from_neighbors(
     if (columns < 0).any():
         strange = names[columns < 0][0]
         raise KeyError(f"`features`: modality {modality!r} of the reference has no {strange!r}.")
-    if PANEL_KEY in adata.varm:
-        here = set(category_names(reference.obs[batch_key].reindex(adata.obs_names)))
-        panels = adata.varm[PANEL_KEY].iloc[columns]
-        panels = panels.loc[:, [category_name(batch) in here for batch in panels]]
-        if len(lacking := names[~panels.all(axis=1).to_numpy(bool)]):
-            raise ValueError(
-                f"Not every batch of the reference measured {lacking[0]!r}: pass a reference "
-                "without the others, or the `features` that every batch measured."
-            )
+    measured = measured_by_all(reference, modality, adata.obs_names, batch_key)
+    if len(lacking := names[~measured[columns]]):
+        raise ValueError(
+            f"Not every batch of the reference measured {lacking[0]!r}: pass a reference "
+            "without the others, or the `features` that every batch measured."
+        )
     places = _places(query, query.obs_names, use_rep, "query")
     others = _places(reference, adata.obs_names, use_rep, "reference")
     if others.shape[1] != places.shape[1]:
@@ -113,7 +112,7 @@ def impute_from_neighbors(
     shape = (len(places), len(others))
     starts = np.arange(0, nearest.size + 1, n_neighbors)
     weights = np.full(nearest.size, 1 / n_neighbors, dtype=np.float32)
-    values = matrix_of(adata, layer)
+    values = in_memory(matrix_of(adata, layer))
     values = values if features is None else values[:, columns]
     mean = sp.csr_matrix((weights, nearest.ravel(), starts), shape) @ values
     values = mean.toarray() if sp.issparse(mean) else np.asarray(mean)

@@ -6,6 +6,8 @@ import pandas as pd
 from scipy.stats import false_discovery_control, mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
+from mumask.data import category_name, category_names
+
 
 def cell_state_proportions(obs: pd.DataFrame, sample_key: str, state_key: str) -> pd.DataFrame:
     """Share of every cell state in every sample.
@@ -94,7 +96,9 @@ def cell_state_auroc(
     """
     shares = cell_state_proportions(obs, sample_key, state_key)
     _check_column(obs, group_key, "group_key")
-    pairs = pd.DataFrame({"sample": obs[sample_key], "group": obs[group_key]}).astype(str)
+    pairs = pd.DataFrame(
+        {"sample": category_names(obs[sample_key]), "group": category_names(obs[group_key])}
+    )
     pairs = pairs.drop_duplicates()
     if (twice := pairs["sample"].duplicated()).any():
         raise ValueError(
@@ -107,10 +111,11 @@ def cell_state_auroc(
             f"`group_key`: {group_key!r} has {len(names)} groups, {names}; two are needed. Take "
             "the cells of two, or join groups first."
         )
-    if str(positive) not in names:
+    positive = category_name(positive)
+    if positive not in names:
         raise ValueError(f"`positive`: {positive!r} is no {group_key!r}; they are {names}.")
-    group = pairs.set_index("sample")["group"].reindex(shares.index.astype(str))
-    case = (group == str(positive)).to_numpy()
+    group = pairs.set_index("sample")["group"].reindex(category_names(shares.index.to_series()))
+    case = (group == positive).to_numpy()
     rows = {
         state: {
             "auroc": roc_auc_score(case, share),

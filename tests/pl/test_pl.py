@@ -102,6 +102,17 @@ class TestMosaic:
         labels = [tick.get_text() for tick in ax.get_yticklabels()]
         assert labels == ["ASAP-seq\n40 cells", "CITE-seq\n40 cells", "CITE-seq\n40 cells"]
 
+    @pytest.mark.parametrize("view", [True, False])
+    @pytest.mark.parametrize("batch_key", [None, "batch"])
+    def test_a_modality_without_cells_is_absent(self, mdata, batch_key, view):
+        some = mdata[(mdata.obs["batch"] == "CITE-seq").to_numpy()]
+        assert some["atac"].n_obs == 0
+        ax = pl.mosaic(some if view else some.copy(), batch_key)
+        (dashed,) = [p for p in ax.patches if p.get_linestyle() not in ("-", "solid")]
+        columns = dict(zip(ax.get_xticks(), mdata.mod, strict=True))
+        assert columns[_nearest(columns, dashed.get_x() + dashed.get_width() / 2)] == "atac"
+        assert len([p for p in ax.patches if p.get_alpha() == 0.25]) == 2
+
     def test_missing_column_is_named(self, mdata):
         with pytest.raises(KeyError, match="donor"):
             pl.mosaic(mdata, "donor")
@@ -185,7 +196,7 @@ class TestTraining:
 
     def test_train_and_validation_share_axes(self):
         axes = pl.training_curves(self.history())
-        assert [ax.get_title() for ax in axes] == ["loss", "elbo", "kl weight"]
+        assert [ax.get_title() for ax in axes] == ["loss", "negative ELBO", "kl weight"]
         lines = {line.get_label(): line.get_ydata() for line in axes[0].lines}
         np.testing.assert_array_equal(lines["train"], np.arange(5) + 10)
         np.testing.assert_array_equal(lines["validation"], np.arange(5) + 20)
@@ -201,7 +212,7 @@ class TestTraining:
         with pytest.raises(ValueError, match="nothing"):
             pl.training_curves(model, keys=["nothing"])
         (ax,) = pl.training_curves(model, keys="elbo")
-        assert ax.get_title() == "elbo"
+        assert ax.get_title() == "negative ELBO"
 
     def test_what_says_nothing_is_left_out(self):
         """A model without a KL divergence: its parts are 0, and the ELBO is what remains."""
@@ -213,7 +224,7 @@ class TestTraining:
         titles = [ax.get_title() for ax in pl.training_curves(history)]
         assert titles == ["loss", "reconstruction loss"]
         axes = pl.training_curves(history, ["elbo", "kl_local"])  # who asks for them gets them
-        assert [ax.get_title() for ax in axes] == ["elbo", "kl local"]
+        assert [ax.get_title() for ax in axes] == ["negative ELBO", "kl local"]
         history["elbo_validation"] = history["elbo_validation"] + 1
         assert len(pl.training_curves(history)) == 3
 
@@ -274,6 +285,8 @@ class TestMeasuredVsImputed:
         measured, imputed = self.tables(n_features=40)
         axes = pl.measured_vs_imputed(measured, imputed.clip(lower=0), ["p1"], log1p=True)
         assert len(axes[0].lines[0].get_xdata()) == 40 and not axes[0].patches
+        (text,) = axes[0].get_legend().get_texts()
+        assert text.get_text() == "shown cell by cell" == axes[0].lines[1].get_label()
         assert "log1p" in axes[1].get_xlabel() and axes[1].collections and not axes[1].lines
 
     def test_anndata_and_plain_arrays(self, mdata):

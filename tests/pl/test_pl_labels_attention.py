@@ -1,5 +1,7 @@
 """Attention between features, and uncertainty of labels: what the pictures say."""
 
+import inspect
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
+import mumask
 from mumask import pl
 
 
@@ -58,6 +61,8 @@ class TestAttention:
         assert (norms[0].vmin, norms[0].vmax) == (norms[1].vmin, norms[1].vmax)
         # a weight of 1 says nothing, so it has the colour of the middle
         assert (norms[0].vmin + norms[0].vmax) / 2 == pytest.approx(1) or norms[0].vmin == 0
+        colors = axes[0].collections[0].to_rgba([0.2, 1.0, 3.0])[:, :3]
+        assert colors[1].min() > 0.9 and colors[0, 2] > colors[0, 0] and colors[2, 0] > colors[2, 2]
         assert "weight (1: spread evenly)" in axes[0].figure.axes[-1].get_ylabel()
 
     def test_strongest_are_kept_and_queries_stand_beside_their_key(self):
@@ -80,6 +85,62 @@ class TestAttention:
     def test_matrix_without_groups(self):
         (ax,) = pl.attention(self.matrix(3.0))
         assert ax.get_title() == "" and ax.collections[0].norm.vmin == 0
+
+    def test_features_of_one_token_are_one_row(self):
+        """Two tokens of three genes each: the second attends to CD20."""
+        genes = [f"G{i}" for i in range(6)]
+        values = np.tile([[1.0, 1.0, 1.2, 0.8]], (6, 1))
+        values[1::2, 1] = 2.0
+        matrix = pd.DataFrame(values, genes, self.proteins)
+        table = self.long({"T": matrix, "B": 2 - matrix})
+        table["query_token"] = table["query"].str[1:].astype(int) % 2
+        table["key_token"] = table["key"].map(self.proteins.index)
+        for given in (table, table.drop(columns=["query_token", "key_token"])):
+            axes = pl.attention(given)
+            shown = drawn(axes[1], axes[0])
+            assert set(shown.index) == {"G0, G2 + 1 more", "G1, G3 + 1 more"}
+            assert shown.loc["G1, G3 + 1 more", "CD20"] == 0.0
+            assert shown.loc["G0, G2 + 1 more", "CD20"] == 1.0
+            assert set(shown.columns) == set(self.proteins)
+
+    def test_tokens_of_equal_values_stay_apart_where_the_table_tells_them(self):
+        table = self.long({"all": self.matrix(1.0)})
+        table["query_token"] = table["query"].map(self.genes.index)
+        table["key_token"] = table["key"].map(lambda key: int(key == "IgG"))
+        (ax,) = pl.attention(table)
+        shown = drawn(ax)
+        assert set(shown.index) == set(self.genes)
+        assert set(shown.columns) == {"CD3, CD20 + 1 more", "IgG"}
+
+    def test_long_names_stand_alone(self):
+        peaks = [f"chr1:{i}00000-{i}00500" for i in range(1, 4)]
+        (ax,) = pl.attention(pd.DataFrame(2.0, peaks, ["CD3", "CD20"]))
+        shown = drawn(ax)
+        assert list(shown.index) == [f"{peaks[0]} + 2 more"] and list(shown) == ["CD3, CD20"]
+
+    def test_many_groups_make_a_bounded_picture(self):
+        rng = np.random.default_rng(0)
+        names = [str(g) for g in range(1, 41)]
+        genes, proteins = [f"G{i}" for i in range(40)], [f"P{i}" for i in range(40)]
+        matrices = {
+            name: pd.DataFrame(rng.uniform(0.9, 1.1, (40, 40)), genes, proteins) for name in names
+        }
+        for name in ("2", "10", "33"):
+            matrices[name].iloc[3, 5] = 9.0
+        table = self.long(matrices)
+        table["group"] = table["group"].astype(str)  # which sorts 10 before 2
+        axes = pl.attention(table, n_groups=3)
+        assert [ax.get_title() for ax in axes] == ["2", "10", "33"]
+        figure = axes[0].figure
+        assert figure.get_suptitle().startswith("3 of 40 groups")
+        axes = pl.attention(table)
+        figure = axes[0].figure
+        assert len(axes) == 12 and max(figure.get_size_inches()) < 25
+        figure.canvas.draw()
+        bar = figure.axes[-1].get_window_extent().height / figure.dpi
+        assert bar < 4.1
+        rows = [tick.get_window_extent().height for tick in axes[0].get_yticklabels()]
+        assert sum(rows) < axes[0].get_window_extent().height  # names do not overlap
 
     def test_names_are_seen_at_the_edges_only(self):
         axes = pl.attention({name: self.matrix(2.0) for name in "abcd"}, n_columns=3)
@@ -125,7 +186,32 @@ class TestUncertainty:
         spans = [path.get_paths()[0].vertices[:, 0] for path in axes[0].collections]
         middles = [(span.min() + span.max()) / 2 for span in spans]
         assert middles == sorted(middles, reverse=True)
-        assert [text.get_text() for text in axes[1].texts] == ["25 % new", "0 % new", "0 % new"]
+        shares = [text.get_text() for text in axes[1].texts if "%" in text.get_text()]
+        assert shares == ["25 % new", "0 % new", "0 % new"]
+
+    def threshold(self, table, **kwargs):
+        """Where the line of the novelty stands, and what is written above it."""
+        (ax,) = pl.uncertainty(table, keys="mumask_novelty", **kwargs)
+        lines = [line for line in ax.lines if line.get_color() == "#222222"]
+        texts = [text.get_text() for text in ax.texts if "above" in text.get_text()]
+        return [(line.get_xdata()[0], text) for line, text in zip(lines, texts, strict=True)]
+
+    def test_line_where_a_new_type_begins(self):
+        table = self.table()
+        default = inspect.signature(mumask.MaskedVAE.annotate).parameters["known_share"].default
+        assert self.threshold(table) == [(default, "new above 0.99")]
+        assert self.threshold(table, new_type=None) == [(default, "new above 0.99")]
+        (ax,) = pl.uncertainty(table, keys="mumask_uncertainty")
+        assert not ax.texts or all("above" not in text.get_text() for text in ax.texts)
+
+    def test_line_follows_the_flags(self):
+        table = self.table()
+        table["mumask_new_type"] = table["mumask_novelty"] > 0.5  # annotate(known_share=0.5)
+        ((at, text),) = self.threshold(table)
+        assert ((table["mumask_novelty"] > at) == table["mumask_new_type"]).all()
+        assert text == f"new above {at:.3g}"
+        table["mumask_new_type"] = table["mumask_novelty"] < 0.5  # flags of something else
+        assert self.threshold(table) == []
 
     def test_unbounded_novelty_is_cut_and_said(self):
         axes = pl.uncertainty(self.table())
@@ -143,7 +229,9 @@ class TestUncertainty:
         table, places = self.table(), np.random.default_rng(1).normal(size=(120, 2))
         table.loc[table.index[0], "mumask_uncertainty"] = np.nan
         axes = pl.uncertainty(table, basis=places)
-        assert [ax.get_title() for ax in axes] == ["uncertainty", "novelty (cut at 2)"]
+        assert [ax.get_title() for ax in axes] == ["uncertainty", "novelty (cut at 1)"]
+        for ax in axes:  # small values do not fill the scale
+            assert ax.collections[0].get_clim() == (0, 1)
         cloud = axes[0].collections[0]
         values = np.asarray(cloud.get_array())
         assert len(values) == 119 and (np.diff(values) >= 0).all()  # unsure cells on top

@@ -8,28 +8,47 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
 
-from ._utils import finish
+from ._utils import finish, natural_order
 
 # What "nothing special" is: even attention, or no departure from the baseline.
 _CENTRE = {"weight": 1.0, "zscore": 0.0}
+# In inches: the side of a cell and the least of it, what all heat maps may take, the colour bar.
+_CELL, _LEAST_CELL, _WIDTH, _HEIGHT, _BAR = 0.22, 0.12, 16.0, 20.0, 4.0
+_LONG = 20  # letters of two names that fit into one label
 
 
-def attention(table, value="weight", *, n_queries=30, n_keys=30, n_columns=3, show=None, save=None):
+def attention(
+    table,
+    value="weight",
+    *,
+    n_queries=30,
+    n_keys=30,
+    n_groups=12,
+    n_columns=3,
+    show=None,
+    save=None,
+):
     """Draw attention between features as heat maps, one for each group of cells.
+
+    Attention is between tokens. Features that share one have the same values, so they are drawn
+    as one row or column, named after the first of them ("CD3D, CD3E + 248 more").
 
     Parameters
     ----------
     table
         The data frame of :meth:`mumask.CrossAttentionMAE.get_attention`, with its column
         ``group`` if it has one. Or a matrix queries x keys: a DataFrame, or a dict group ->
-        DataFrame with the same features.
+        DataFrame with the same features; there, features that are equal throughout share a token.
     value
         Column to draw: ``"weight"`` (1 = attention spread evenly) or ``"zscore"`` (0 = as the
         baseline); both get a diverging colour map around that value. Any other column, and a
         matrix, is drawn from 0 to its largest value.
     n_queries, n_keys
         Rows and columns to draw: those that depart most from the centre in any group.
+    n_groups
+        Groups to draw: those with the largest departure.
     n_columns
         Heat maps per row of the figure.
     show, save
@@ -37,8 +56,8 @@ def attention(table, value="weight", *, n_queries=30, n_keys=30, n_columns=3, sh
 
     Returns
     -------
-    List of matplotlib Axes, one per group. All have the same features in the same order and one
-    colour scale: the strongest keys first, each query beside the key that it attends to most.
+    List of matplotlib Axes, one per group drawn. All have the same features in the same order and
+    one colour scale: the strongest keys first, each query beside the key that it attends to most.
 
     Raises
     ------
@@ -55,8 +74,14 @@ def attention(table, value="weight", *, n_queries=30, n_keys=30, n_columns=3, sh
     True
     """
     matrices, centre = _matrices(table, value)
+    names, n_all = list(matrices), len(matrices)
     values = np.stack([matrix.to_numpy(dtype=float) for matrix in matrices.values()])
-    extent = np.abs(values - (centre or 0.0)).max(0)
+    departure = np.abs(values - (centre or 0.0))
+    if n_all > n_groups:
+        strongest = np.sort(np.argsort(-departure.max((1, 2)), kind="stable")[:n_groups])
+        names, values = [names[g] for g in strongest], values[strongest]
+        departure = departure[strongest]
+    extent = departure.max(0)
     keys = np.argsort(-extent.max(0), kind="stable")[:n_keys]
     queries = np.argsort(-extent.max(1), kind="stable")[:n_queries]
     shown = np.ix_(queries, keys)
@@ -65,52 +90,69 @@ def attention(table, value="weight", *, n_queries=30, n_keys=30, n_columns=3, sh
     scale = {"vmin": 0, "vmax": reach, "cmap": "Blues"}
     if centre is not None:
         low = max(centre - reach, 0.0) if centre else -reach  # a weight is never negative
-        scale = {"vmin": low, "vmax": centre + reach, "center": centre, "cmap": "vlag"}
+        part = np.linspace(0.5 + 0.5 * (low - centre) / reach, 1, 256)  # white is the centre
+        colors = ListedColormap(sns.color_palette("vlag", as_cmap=True)(part))
+        scale = {"vmin": low, "vmax": centre + reach, "cmap": colors}
 
-    n_columns = min(n_columns, len(matrices))
-    n_rows = -(-len(matrices) // n_columns)
-    width, height = 0.9 + 0.22 * len(keys), 0.9 + 0.22 * len(queries)
+    drawn = [matrices[name].iloc[queries, keys] for name in names]
+    figure, grid, font = _grid(drawn, min(n_columns, len(drawn)))
+    axes = list(grid.flat[: len(drawn)])
+    for ax, name, matrix in zip(axes, names, drawn, strict=True):
+        # not seaborn's heatmap, which lays out the whole figure for every one
+        ax.pcolormesh(matrix.to_numpy(), rasterized=True, **scale)
+        ax.set_title("" if name is None else str(name))
+        ax.set_xticks(np.arange(len(keys)) + 0.5, matrix.columns)
+        ax.set_yticks(np.arange(len(queries)) + 0.5, matrix.index)
+        ax.set_ylim(len(queries), 0)
+        ax.spines[:].set_visible(False)
+        ax.grid(False)
+        left, lowest = ax in grid[:, 0], ax in axes[-grid.shape[1] :]
+        if left:
+            ax.set_ylabel("who looks (query)")
+        if lowest:
+            ax.set_xlabel("what is looked at (key)")
+        ax.tick_params(length=0, labelsize=font)
+        # sharing hides the names of a column whose lower place is empty
+        ax.tick_params(axis="x", labelrotation=90, labelbottom=lowest)
+        ax.tick_params(axis="y", labelrotation=0, labelleft=left)
+    bar = figure.colorbar(
+        axes[0].collections[0],
+        ax=axes,
+        shrink=min(0.8, _BAR / figure.get_figheight()),
+        aspect=20,
+        fraction=0.3 / figure.get_figwidth(),
+    )
+    note = {"weight": "weight (1: spread evenly)", "zscore": "z-score (0: as the baseline)"}
+    bar.set_label("attention" if centre is None else f"attention, {note[value]}")
+    if len(drawn) < n_all:
+        figure.suptitle(f"{len(drawn)} of {n_all} groups, those that stand out most")
+    return finish(figure, axes, show, save)
+
+
+def _grid(drawn: list[pd.DataFrame], n_columns: int):
+    """Figure, Axes for the heat maps, and size of their names; cells shrink as maps get many."""
+    n_rows = -(-len(drawn) // n_columns)
+    n_queries, n_keys = drawn[0].shape
+    cell = min(_CELL, _WIDTH / (n_columns * n_keys), _HEIGHT / (n_rows * n_queries))
+    cell = max(cell, _LEAST_CELL)
+    font = min(8.5, 0.75 * 72 * cell)
+    rows, columns = (0.6 * font / 72 * max(map(len, map(str, axis))) for axis in drawn[0].axes)
+    # names below the last row, and below the one before where the last is not full
+    below = columns * (1 + (n_rows > 1 and len(drawn) % n_columns > 0)) + 0.4
+    width = n_columns * max(1.5, cell * n_keys + 0.2) + rows + 1.6
+    height = n_rows * max(1.2, cell * n_queries + 0.4) + below + 0.3
     figure, grid = plt.subplots(
         n_rows,
         n_columns,
-        figsize=(max(3.0, width) * n_columns + 1.2, max(2.4, height) * n_rows),
+        figsize=(width, height),
         layout="constrained",
         squeeze=False,
         sharex=True,
         sharey=True,
     )
-    for ax in grid.flat[len(matrices) :]:
+    for ax in grid.flat[len(drawn) :]:
         ax.remove()
-    axes = list(grid.flat[: len(matrices)])
-    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
-        sns.heatmap(
-            matrix.iloc[queries, keys],
-            ax=ax,
-            cbar=False,
-            xticklabels=True,
-            yticklabels=True,
-            **scale,
-        )
-        ax.set(title="" if name is None else str(name), xlabel="", ylabel="")
-        if ax in grid[:, 0]:
-            ax.set_ylabel("who looks (query)")
-        # sharing hides the names of a column whose lower place is empty
-        ax.tick_params(
-            axis="x",
-            labelrotation=90,
-            length=0,
-            labelsize="small",
-            labelbottom=ax in axes[-n_columns:],
-        )
-        if ax in axes[-n_columns:]:
-            ax.set_xlabel("what is looked at (key)")
-        ax.tick_params(
-            axis="y", labelrotation=0, length=0, labelsize="small", labelleft=ax in grid[:, 0]
-        )
-    bar = figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.8, aspect=30)
-    note = {"weight": "weight (1: spread evenly)", "zscore": "z-score (0: as the baseline)"}
-    bar.set_label("attention" if centre is None else f"attention, {note[value]}")
-    return finish(figure, axes, show, save)
+    return figure, grid, font
 
 
 def _matrices(table, value: str) -> tuple[dict[object, pd.DataFrame], float | None]:
@@ -120,11 +162,14 @@ def _matrices(table, value: str) -> tuple[dict[object, pd.DataFrame], float | No
         if value not in table:
             raise KeyError(f"The table has no {value!r}; it has {list(table)}.")
         centre = _CENTRE.get(value)
-        parts = table.groupby("group", observed=True) if "group" in table else [(None, table)]
+        parts, order = {None: table}, [None]
+        if "group" in table:
+            parts = dict(list(table.groupby("group", observed=True)))
+            order = [name for name in natural_order(table["group"]) if name in parts]
         # one row per pair, in the order of the modalities' features
         matrices = {
-            name: part.set_index(["query", "key"])[value].unstack("key", sort=False).astype(float)
-            for name, part in parts
+            name: parts[name].set_index(["query", "key"])[value].unstack("key", sort=False)
+            for name in order
         }
     else:
         matrices = dict(table) if isinstance(table, Mapping) else {None: table}
@@ -136,6 +181,35 @@ def _matrices(table, value: str) -> tuple[dict[object, pd.DataFrame], float | No
             raise ValueError(f"Group {name!r} has other features than the first one.")
         if matrix.isna().to_numpy().any():
             raise ValueError(f"The attention of {name!r} has NaN.")
-    return {
-        name: matrix.loc[first.index, first.columns] for name, matrix in matrices.items()
-    }, centre
+    matrices = {
+        name: matrix.loc[first.index, first.columns].astype(float)
+        for name, matrix in matrices.items()
+    }
+    return _merged(matrices, table), centre
+
+
+def _merged(matrices: dict[object, pd.DataFrame], table) -> dict[object, pd.DataFrame]:
+    """Matrices with one row and one column per token instead of one per feature."""
+    for axis, side in enumerate(("query", "key")):
+        features = next(iter(matrices.values())).axes[axis]
+        if isinstance(table, pd.DataFrame) and {side, f"{side}_token"} <= set(table):
+            token = table.drop_duplicates(side).set_index(side)[f"{side}_token"][features]
+        else:
+            values = np.concatenate(
+                [np.moveaxis(m.to_numpy(), axis, 0) for m in matrices.values()], 1
+            )
+            token = np.unique(values, axis=0, return_inverse=True)[1].ravel()
+        members = pd.Series(features.astype(str)).groupby(np.asarray(token), sort=False)
+        names, places = [_token_name(list(part)) for _, part in members], members.head(1).index
+        matrices = {
+            name: matrix.take(places, axis=axis).set_axis(names, axis=axis)
+            for name, matrix in matrices.items()
+        }
+    return matrices
+
+
+def _token_name(features: list[str]) -> str:
+    """Two features and the number of others, or one where names are long, as those of peaks."""
+    named = features[: 1 if len(", ".join(features[:2])) > _LONG else 2]
+    others = len(features) - len(named)
+    return ", ".join(named) + (f" + {others} more" if others else "")

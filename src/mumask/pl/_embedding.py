@@ -8,7 +8,7 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib import pyplot as plt
 
-from ._utils import category_colors, finish
+from ._utils import category_colors, finish, natural_order
 
 
 def embedding_panels(
@@ -135,7 +135,8 @@ def _paint(column, palette):
         values = column.to_numpy(dtype=float)
         low, high = np.nanmin(values), np.nanmax(values)
         return {"c": values, "scale": {"cmap": "viridis", "vmin": low, "vmax": high}}, []
-    column = column.astype("category")
+    if not isinstance(column.dtype, pd.CategoricalDtype):  # the palette is in its order
+        column = column.astype(pd.CategoricalDtype(natural_order(column)))
     names = list(column.cat.categories)
     if palette is None or len(palette) < len(names):
         palette = category_colors(len(names))

@@ -109,11 +109,12 @@ def _draw_correlations(ax, ranked, marked):
     else:
         ax.plot(np.arange(1, len(ranked) + 1), values, color=_COLOR, lw=2)
         where = ranked.index.get_indexer(marked)
-        ax.plot(where + 1, values[where], "o", color="#222222", ms=4)
+        ax.plot(where + 1, values[where], "o", color="#222222", ms=4, label="shown cell by cell")
         ax.axhline(median, color="#222222", lw=1, ls="--")
         ax.set_xlabel("features, ranked")
         ax.set_ylabel("Pearson correlation")
         ax.set_ylim(min(0, values.min() - 0.02), 1)
+        ax.legend(frameon=False, fontsize="small", handletextpad=0.2)
     ax.set_title(f"{len(ranked):,} features, median r = {median:.2f}", fontsize="medium")
     ax.spines[["top", "right"]].set_visible(False)
 

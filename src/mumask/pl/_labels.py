@@ -8,7 +8,9 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
-from ._utils import finish
+from mumask.data import category_name, category_names
+
+from ._utils import finish, natural_order
 
 
 def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
@@ -18,7 +20,8 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
     ----------
     true, predicted
         Labels of the same cells [n], in the same order. Predicted labels that are no true label
-        (or clusters, with names of their own) become further columns.
+        (or clusters, with names of their own) become further columns. Names stand in the
+        order of their categories; where that is the alphabet's, numbers count ("8" before "10").
     ax
         Axes to draw into.
     cmap
@@ -86,10 +89,9 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
 
 
 def _labels(values) -> pd.Series:
-    """Labels as categories of strings, in the order of the categories they came with."""
+    """Labels as categories of strings, in the order they came with, or in natural order."""
     values = values if isinstance(values, pd.Series) else pd.Series(values)
     if values.isna().any():
         raise ValueError("Some labels are missing (NaN); compare only the cells that have one.")
-    values = values.astype("category")
-    order = [str(name) for name in values.cat.categories]
-    return values.astype(str).astype(pd.CategoricalDtype(order))
+    order = [category_name(name) for name in natural_order(values)]
+    return category_names(values).astype(pd.CategoricalDtype(order))

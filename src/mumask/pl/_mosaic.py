@@ -12,7 +12,7 @@ from mumask.data import category_name, category_names
 from mumask.data._panels import find_panel
 from mumask.pp import panels
 
-from ._utils import finish, modality_colors
+from ._utils import finish, modality_colors, natural_order
 
 _GAP = 0.06  # between columns of modalities, in the mean width of a column
 _ABSENT = {"facecolor": "none", "edgecolor": "#BBBBBB", "linestyle": (0, (3, 3)), "linewidth": 1}
@@ -122,9 +122,9 @@ def _rows(mdata, batch_key):
         table.insert(0, "batch", names)
         order = list(pd.unique(names))
     elif batch_key in mdata.obs:
-        column = mdata.obs[batch_key].astype("category")
+        column = mdata.obs[batch_key]
         table.insert(0, "batch", category_names(column))
-        order = [category_name(name) for name in column.cat.categories]
+        order = [category_name(name) for name in natural_order(column)]
     else:
         raise KeyError(f"{batch_key!r} is not a column of mdata.obs; it has {list(mdata.obs)}.")
     groups = table.groupby(list(table), sort=False).size().rename("n_cells").reset_index()
@@ -138,6 +138,8 @@ def _rows(mdata, batch_key):
 def _measured(mdata, mod, rows, recorded):
     """Features of a modality that each row's batch measured: as recorded, or as a model finds."""
     adata, cells = mdata[mod], rows.attrs["cells"]
+    if not adata.n_obs:  # its cells were left out by a selection
+        return [0] * len(rows)
     batch = cells["batch"].reindex(adata.obs_names).to_numpy()
     names = list(pd.unique(batch))
     nonzero = []

@@ -12,11 +12,15 @@ from matplotlib.ticker import MaxNLocator
 from ._utils import finish
 
 _COLORS = {"train": "#4C72B0", "validation": "#DD8452", "": "#555555"}
+_TITLES = {"elbo": "negative ELBO"}  # as scvi-tools logs it
 _FIRST = ("loss", "elbo", "reconstruction")
 
 
 def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=None, save=None):
     """Draw every quantity logged in training over the epochs, train beside validation.
+
+    The ELBO is logged with the sign of a loss, the opposite of ``model.get_elbo()``. Losses in
+    validation usually lie below those in training, which hides modalities and drops units.
 
     Parameters
     ----------
@@ -84,7 +88,7 @@ def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=No
                 marker=marker,
                 lw=1.8,
             )
-        ax.set_title(name.replace("_", " "))
+        ax.set_title(_TITLES.get(name, name.replace("_", " ")))
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         ax.spines[["top", "right"]].set_visible(False)

@@ -7,9 +7,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 
-from ._utils import category_colors, finish
+from mumask.data import category_names
+
+from ._utils import category_colors, finish, natural_order
 
 _MOST = 2.0  # novelty is unbounded; whatever is greater is drawn here
+_COLOR_MOST = 1.0  # beyond the farthest known cell; colours tell apart what lies below
+_KNOWN_SHARE = 0.99  # annotate()'s default
 
 
 def uncertainty(
@@ -31,14 +35,15 @@ def uncertainty(
     groupby
         Column with the types; one violin each, the type with the highest median on top.
     keys
-        Columns with the values to draw; one Axes each. Values above 2 are drawn at 2 (novelty is
-        unbounded beyond 1).
+        Columns with the values to draw; one Axes each. Novelty is unbounded beyond 1: violins end
+        at 2, and the colours of an embedding run from 0 to 1.
     basis
         Two coordinates per cell, or a key of ``data.obsm`` (``"X_umap"``): draws cells instead of
         violins. Cells flagged in `new_type` get a dark rim.
     new_type
-        Boolean column; in violins the share of flagged cells stands beside each type. None, or a
-        column that is not there, leaves it out.
+        Boolean column; in violins the share of flagged cells stands beside each type, and a line
+        in the novelty shows where they begin: at 0.99, or where the flags say. None, or a column
+        that is not there, leaves the shares out.
     show, save
         As in scanpy; `save` is the path of a file.
 
@@ -71,10 +76,10 @@ def uncertainty(
         return _on_embedding(data, obs, keys, basis, flagged, show, save)
 
     known = obs[groupby].notna() & obs[keys].notna().all(axis=1)
-    groups = obs.loc[known, groupby].astype(str)
+    groups = category_names(obs.loc[known, groupby])
     order = obs.loc[known, keys[0]].groupby(groups).median().sort_values(ascending=False).index
     counts = groups.value_counts()
-    colors = dict(zip(sorted(order), category_colors(len(order)), strict=True))
+    colors = dict(zip(natural_order(groups), category_colors(len(order)), strict=True))
     figure, grid = plt.subplots(
         1,
         len(keys),
@@ -91,7 +96,9 @@ def uncertainty(
             table, x="value", y="type", order=order, hue="type", palette=colors, ax=ax, cut=0,
             density_norm="width", inner="quart", linewidth=0.8, legend=False,
         )  # fmt: skip
-        ax.set(xlabel=_title(key, values), ylabel="")
+        ax.set(xlabel=_title(key, values, _MOST), ylabel="")
+        if key.endswith("novelty"):
+            _draw_threshold(ax, values, None if flagged is None else flagged[known.to_numpy()])
         ax.set_xlim(left=min(0, values.min()) - 0.02)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -105,6 +112,23 @@ def uncertainty(
                 color="#222222" if shares[name] else "#999999",
             )  # fmt: skip
     return finish(figure, axes, show, save)
+
+
+def _draw_threshold(ax, novelty, flagged):
+    """Line between known cells and new ones, unless the flags come from elsewhere."""
+    threshold = _KNOWN_SHARE
+    if flagged is not None:
+        highest_known = novelty[~flagged].max(initial=0.0)
+        lowest_new = novelty[flagged].min(initial=np.inf)
+        if highest_known > lowest_new:
+            return
+        if not highest_known <= threshold < lowest_new:  # annotate() had another known_share
+            threshold = highest_known
+    ax.axvline(threshold, color="#222222", lw=0.8, ls="--")
+    ax.annotate(
+        f"new above {threshold:.3g}", (threshold, 1), (0, 2), xycoords=("data", "axes fraction"),
+        textcoords="offset points", ha="center", va="bottom", fontsize="small",
+    )  # fmt: skip
 
 
 def _on_embedding(data, obs, keys, basis, flagged, show, save):
@@ -126,17 +150,17 @@ def _on_embedding(data, obs, keys, basis, flagged, show, save):
         shown = shown[np.argsort(values[shown], kind="stable")]  # what is unsure lies on top
         rim = np.zeros(len(shown)) if flagged is None else 0.5 * flagged[shown]
         points = ax.scatter(
-            *places[shown].T, c=values[shown].clip(max=_MOST), s=size, cmap="viridis", vmin=0,
-            linewidths=rim, edgecolors="#222222", rasterized=True,
+            *places[shown].T, c=values[shown].clip(max=_COLOR_MOST), s=size, cmap="viridis",
+            vmin=0, vmax=_COLOR_MOST, linewidths=rim, edgecolors="#222222", rasterized=True,
         )  # fmt: skip
-        ax.set(xticks=[], yticks=[], title=_title(key, values[shown]))
+        ax.set(xticks=[], yticks=[], title=_title(key, values[shown], _COLOR_MOST))
         ax.set_box_aspect(1)
         ax.spines[:].set_color("#CCCCCC")
         figure.colorbar(points, ax=ax, shrink=0.8)
     return finish(figure, axes, show, save)
 
 
-def _title(key: str, values: np.ndarray) -> str:
+def _title(key: str, values: np.ndarray, most: float) -> str:
     name = key.removeprefix("mumask_").replace("_", " ")
-    cut = len(values) and np.nanmax(values) > _MOST
-    return f"{name} (cut at {_MOST:g})" if cut else name
+    cut = len(values) and np.nanmax(values) > most
+    return f"{name} (cut at {most:g})" if cut else name

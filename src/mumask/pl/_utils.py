@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from os import PathLike
 
 import numpy as np
@@ -10,6 +11,8 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from matplotlib import pyplot as plt
+
+from mumask.data import category_name
 
 # One colour per modality in every picture; further modalities take the rest of the cycle.
 _MODALITY_COLORS = {"rna": "#4C72B0", "protein": "#DD8452", "prot": "#DD8452", "adt": "#DD8452"}
@@ -50,6 +53,24 @@ def category_colors(n: int) -> list[str]:
         if n <= len(palette):
             return list(palette[:n])
     return [palettes.default_102[i % 102] for i in range(n)]
+
+
+def natural_order(values) -> list:
+    """Categories of `values`, "10" after "9".
+
+    Only where they stand in the order of the alphabet, which is what sorting gives. Any other
+    order, and that of an ordered categorical, was chosen and stays.
+    """
+    column = pd.Series(values).astype("category")
+    names = {value: category_name(value) for value in column.cat.categories}
+    if column.cat.ordered or list(names.values()) != sorted(names.values()):
+        return list(names)
+    return sorted(names, key=lambda value: _numbers_apart(names[value]))
+
+
+def _numbers_apart(name: str) -> list:
+    """Text and numbers of a name in turn, as a key to sort by."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def as_table(values) -> pd.DataFrame:

@@ -232,12 +232,6 @@ def test_a_failing_mask_leaves_no_mask_behind(mosaic, fit):
     assert model.module.input_masks == {}
 
 
-def test_untrained_model_warns(mosaic):
-    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
-    with pytest.warns(UserWarning, match="untrained"):
-        MaskedVAE(mosaic).get_latent_representation()
-
-
 def test_last_minibatch_of_one_cell(make_mosaic, fit):
     mdata = make_mosaic(11)  # 33 cells in minibatches of 32
     model = fit(mdata, train={"train_size": 1.0})

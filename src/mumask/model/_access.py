@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
+from scvi.data import _constants
 from scvi.model.base import BaseModelClass
 
 from mumask.data import MosaicLoader, category_name, keep_order, keys
@@ -92,13 +93,27 @@ class AccessMixin(BaseModelClass):
         """Checked data, and the numbers of the cells asked for."""
         if mdata is None and self.adata is None:
             raise ValueError("The model was loaded without data: pass `mdata`.")
-        self._check_if_trained(warn=True)
-        if mdata is not None and mdata.is_view:  # scvi-tools would turn the user's view into a copy
-            with keep_order():
-                mdata = mdata.copy()
+        self._check_if_trained(warn=False)
+        if getattr(mdata, "is_view", False):
+            mdata = self._own_copy(mdata)
         mdata = self._validate_anndata(mdata)
         indices = slice(None) if indices is None else indices
         return mdata, cell_numbers(mdata.obs_names, indices, "indices")
+
+    def _own_copy(self, view: MuData) -> MuData:
+        """A copy, registered: scvi-tools would turn the user's view into one.
+
+        Only the last one is kept, since scvi-tools keeps for good all data that a model has seen.
+        """
+        if view.isbacked:
+            raise ValueError("This is a view of a MuData in a file: pass all of it and `indices`.")
+        with keep_order():
+            copied = view.copy()
+        kept = self._per_instance_manager_store[self.id]
+        kept.pop(getattr(self, "_last_copy", None), None)
+        copied = self._validate_anndata(copied)
+        self._last_copy = copied.uns[_constants._SCVI_UUID_KEY]
+        return copied
 
     def _minibatches(
         self, mdata: MuData, cells: np.ndarray, batch_size: int | None
@@ -131,7 +146,9 @@ class AccessMixin(BaseModelClass):
                 stacklevel=3,
             )
 
-    def _batch_codes(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
+    def _batch_codes(
+        self, transform_batch: str | Sequence[str] | None, argument: str = "transform_batch"
+    ) -> list[int | None]:
         """Codes of the batches to decode as; None: each cell's own."""
         if transform_batch is None:
             return [None]
@@ -140,7 +157,7 @@ class AccessMixin(BaseModelClass):
         for batch in wanted:
             if batch not in self.batches:
                 raise ValueError(
-                    f"`transform_batch`: {batch!r} is no batch of the model, {self.batches}."
+                    f"`{argument}`: {batch!r} is no batch of the model, {self.batches}."
                 )
         return [self.batches.index(batch) for batch in wanted]
 
@@ -149,6 +166,8 @@ def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
     """Numbers of the cells meant by numbers, booleans or names, by one of them or by a slice."""
     n = len(names)
     cells = np.ravel(np.arange(n)[cells] if isinstance(cells, slice) else cells)
+    if cells.dtype == object and len(cells) and all(isinstance(c, bool | np.bool_) for c in cells):
+        cells = cells.astype(bool)
     if cells.dtype == bool:
         if len(cells) != n:
             raise ValueError(f"`{argument}` has {len(cells)} booleans, but there are {n} cells.")

@@ -10,7 +10,7 @@ import torch
 from mudata import MuData
 from scipy.stats import false_discovery_control
 
-from mumask.data import keys
+from mumask.data import category_names, keys
 
 from ._encode import EncodeMixin
 
@@ -97,7 +97,7 @@ class AttentionMixin(EncodeMixin):
             groups = mdata.obs[groupby].iloc[cells]
             if groups.isna().all():
                 raise ValueError(f"`groupby`: {groupby!r} is empty for every cell asked for.")
-            cells, groups = cells[groups.notna()], groups[groups.notna()].astype(str).to_numpy()
+            cells, groups = cells[groups.notna()], category_names(groups[groups.notna()]).to_numpy()
             names = list(np.unique(groups))
             member = (groups == np.array(names)[:, None]).astype(np.float32)
         rng = np.random.default_rng(seed)

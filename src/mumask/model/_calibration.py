@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -9,12 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
+from scipy.stats import t as student_t
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
 from mumask.data import keys, presence
 
 from ._labels import LabelsMixin, entropy_share
+
+logger = logging.getLogger("mumask")
 
 # Share of the cells of known types that are not flagged as a new type.
 KNOWN_SHARE = 0.99
@@ -24,6 +28,9 @@ KEPT_CELLS = 10_000
 # Held-back cells per type from which on a temperature is fitted to them.
 LEAST_PER_TYPE = 5
 LEVELS = np.linspace(0, 1, 1001)
+# Known cells from which on their own quantiles tell what one in a hundred exceeds; with fewer, the
+# logarithms of their distances are taken for normal. Fewer than the least say nothing of a view.
+MANY_KNOWN, LEAST_PER_VIEW = 99, 3
 # Up to so many modalities every subset of them is a view of a cell, beyond it one and all.
 ALL_SUBSETS = 3
 
@@ -74,18 +81,33 @@ class CalibrationMixin(LabelsMixin):
         has = presence(self.adata, self.modalities)[judged]
         _, logits = self._latent_and_logits(self.adata, judged)
         overall = fit_temperature(logits, codes[judged]) if enough else 1.0
-        for view in self._views():
-            here = has[:, [m in view for m in self.modalities]].all(axis=1)
-            if here.any():
+        if not enough:
+            logger.warning(
+                "Novelty and uncertainty are judged by cells of the training, which are closer to "
+                "each other than new cells are to them: %d labelled cells were held back for that, "
+                "and %d would be needed.",
+                len(held),
+                least,
+            )
+        views = self._views()
+        columns = [[m in view for m in self.modalities] for view in views]
+        shown = [has[:, column].all(axis=1) for column in columns]
+        if max(here.sum() for here in shown) < LEAST_PER_VIEW:  # all at once, as they come
+            views, shown = [self.modalities], [np.ones(len(judged), dtype=bool)]
+        for view, here in zip(views, shown, strict=True):
+            if len(views) == 1 or here.sum() >= LEAST_PER_VIEW:
                 z, logits = self._latent_and_logits(self.adata, judged[here], view)
                 itself = None if enough else np.flatnonzero(here)
+                distance = self._distance(z, itself)
+                logs = np.log(np.maximum(distance, 1e-12))
                 # With less to go on the model is wrong more often, but not always less sure.
                 fits = enough and here.sum() >= least
                 self.known_types_["views"].append(
                     {
                         "modalities": view,
                         "n_cells": int(here.sum()),
-                        "distance": np.quantile(self._distance(z, itself), LEVELS),
+                        "distance": np.quantile(distance, LEVELS),
+                        "log_distance": [float(logs.mean()), float(logs.std(ddof=len(logs) > 1))],
                         "temperature": (
                             fit_temperature(logits, codes[judged[here]]) if fits else overall
                         ),
@@ -146,7 +168,8 @@ class CalibrationMixin(LabelsMixin):
         was learned from, seen through the modalities that the cell in question has; where too few
         were held back, those of the training, which are closer together than new cells are to
         them. Beyond the farthest of them the value exceeds 1 and grows with the distance, so that
-        ranks stay meaningful.
+        ranks stay meaningful. With fewer than 99 known cells the share is that of a new value among
+        as many normal logarithms of distances (a prediction interval).
 
         The share holds for cells like those of the reference. Cells of another batch can be
         farther out as a whole.
@@ -237,6 +260,12 @@ class CalibrationMixin(LabelsMixin):
         for number, known in enumerate(self.known_types_["views"]):
             here = seen.any(axis=1) & (of == number)
             n, farthest = known["n_cells"], known["distance"][-1]
+            mean, deviation = known["log_distance"]
+            if n < MANY_KNOWN and deviation > 0:  # of a new value among n normal ones
+                scale = deviation * np.sqrt(1 + 1 / n)
+                logs = np.log(np.maximum(distance[here], 1e-12))
+                novelty[here] = student_t.cdf((logs - mean) / scale, df=n - 1)
+                continue
             share = np.interp(distance[here], known["distance"], LEVELS) * n / (n + 1)
             beyond = distance[here] > farthest
             novelty[here] = np.where(beyond, distance[here] / max(farthest, 1e-12), share)

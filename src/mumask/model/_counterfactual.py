@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from mumask.data import keys
+from mumask.data import category_name, keys
 
 from ._access import feature_columns
 from ._encode import EncodeMixin
@@ -130,11 +130,11 @@ class CounterfactualMixin(EncodeMixin):
                     f"`covariates`: {key!r} was not registered; the model knows "
                     f"{[k for k in [*known, *columns] if k is not None]}."
                 )
-            elif str(value) not in known[key]:
+            elif category_name(value) not in known[key]:
                 raise ValueError(
                     f"`covariates`: {value!r} is no {key!r} that the model was trained with, "
                     f"{known[key]}."
                 )
             else:
-                categories[list(known).index(key)] = known[key].index(str(value))
+                categories[list(known).index(key)] = known[key].index(category_name(value))
         return categories, continuous

@@ -165,11 +165,7 @@ class CrossAttentionMAE(
             **options,
         )
         self._stage_options = STAGES[preset]
-        self._model_summary_string = (
-            f"CrossAttentionMAE with modalities {self.modalities}, {self.module.n_latent} latent "
-            f"dimensions, {len(self.batches)} batches, {self.module.n_classes} classes, "
-            f"preset {preset}."
-        )
+        self._model_summary_string = self._summary(preset)
         self.init_params_ = self._get_init_params(locals())
 
     def _check_options(self, options: dict) -> None:

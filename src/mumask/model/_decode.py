@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import keep_order, keys
+from mumask.data import check_is_list, keep_order, keys
 
 from ._access import feature_columns
 from ._encode import EncodeMixin
@@ -69,7 +69,8 @@ class DecodeMixin(EncodeMixin):
             Total to which counts are scaled, over all features. By default that of an average
             reference cell; for a modality that is generated, which is one that `source` leaves out
             or that the data do not have, the total that the model expects of each cell, if it
-            learned one. For a binary modality the number of ones; real values have none.
+            learned one. For a binary modality the number of ones in a cell of that depth; real
+            values have none. With dropout (``"zinb"``) it is the total before dropout.
         batch_size
             Cells per minibatch.
 
@@ -162,8 +163,10 @@ class DecodeMixin(EncodeMixin):
 
         Returns
         -------
-        New MuData with the features of the model, the columns of ``mdata.obs``, and in each
-        modality's ``obs["imputed"]`` whether all its values were missing.
+        New MuData with the features of the model and the annotation of cells and features:
+        columns of ``obs`` and ``var``, and ``obsm`` (NaN for cells that lack a modality). In each
+        modality ``obs["imputed"]`` tells cells of which all values are decoded; where panels
+        differ, ``varm["imputed"]`` (features x batches) the features that a batch did not measure.
 
         Examples
         --------
@@ -173,6 +176,7 @@ class DecodeMixin(EncodeMixin):
         >>> int(complete["protein"].obs["imputed"].sum())
         60
         """
+        check_is_list(modalities, "modalities")
         wanted = self.modalities if modalities is None else list(modalities)
         for modality in wanted:
             self._check_modality(modality)
@@ -195,20 +199,36 @@ class DecodeMixin(EncodeMixin):
                 values[name][part] = self._complete(tensors, hidden, name, here).cpu().numpy()
         completed = {}
         for name in wanted:
-            obs = pd.DataFrame({"imputed": absent[name]}, index=mdata.obs_names[cells])
-            names = self.feature_names(name)
-            var = pd.DataFrame(index=names)
-            if name in mdata.mod:
-                var = mdata.mod[name].var
-                if not names.isin(var.index).all():  # booleans with gaps: only these can be written
-                    var = var.astype({c: "boolean" for c in var if var[c].dtype == bool})
-                var = var.reindex(names)
-            completed[name] = AnnData(values[name], obs=obs, var=var)
+            completed[name] = self._annotated(values[name], mdata, name, cells)
+            completed[name].obs["imputed"] = absent[name]
         with keep_order():
             result = MuData(completed)
         for column in mdata.obs.columns:
             result.obs[column] = mdata.obs[column].iloc[cells].array
+        for key, places in mdata.obsm.items():
+            if key not in mdata.mod:  # there it says which cells a modality has
+                result.obsm[key] = places.iloc[cells] if hasattr(places, "iloc") else places[cells]
         return result
+
+    def _annotated(self, values: np.ndarray, mdata: MuData, name: str, cells) -> AnnData:
+        """Complete values of a modality with what is known of its cells and features."""
+        cell_names, names = mdata.obs_names[cells], self.feature_names(name)
+        adata = AnnData(values, obs=pd.DataFrame(index=cell_names), var=pd.DataFrame(index=names))
+        if name in mdata.mod:
+            before = mdata.mod[name]
+            adata.obs, adata.var = _reindex(before.obs, cell_names), _reindex(before.var, names)
+            rows = before.obs_names.get_indexer(cell_names)
+            for key, places in before.obsm.items():
+                if isinstance(places, pd.DataFrame):
+                    adata.obsm[key] = _reindex(places, cell_names)
+                elif isinstance(places, np.ndarray) and places.dtype.kind in "fiu":
+                    there = (rows >= 0).reshape(-1, *[1] * (places.ndim - 1))
+                    adata.obsm[key] = np.where(there, places[rows], np.nan)
+        panel = getattr(self.module, f"panel_{name}")
+        if panel is not None:
+            off = ~panel.T.cpu().numpy()
+            adata.varm["imputed"] = pd.DataFrame(off, index=names, columns=self.batches)
+        return adata
 
     def _complete(self, tensors, hidden, name: str, here: torch.Tensor) -> torch.Tensor:
         """Measured values of a minibatch where there are any, decoded ones elsewhere."""
@@ -231,3 +251,10 @@ class DecodeMixin(EncodeMixin):
             x = tensors[keys.values_key(name)].to_dense()
             mean[here] = x if measured is None else torch.where(measured, x, mean[here])
         return mean
+
+
+def _reindex(table: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+    """Rows of the given names, with gaps for those that are not there."""
+    if not names.isin(table.index).all():  # booleans with gaps: only these can be written
+        table = table.astype({c: "boolean" for c in table if table[c].dtype == bool})
+    return table.reindex(names)

@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.model.base._de_core import _de_core
 
-from mumask.data import keys
+from mumask.data import category_name, category_names, keys
 from mumask.nn import LIKELIHOODS
 
 from ._access import AccessMixin, cell_numbers, feature_columns
@@ -98,7 +98,9 @@ class DifferentialMixin(AccessMixin):
         -------
         scvi-tools' data frame, a row per feature and comparison, the most certain first:
         ``proba_de``, ``bayes_factor``, ``scale1``, ``scale2`` (means of decoded values),
-        ``lfc_mean`` and so on (``difference_mean`` for real values), and of the cells that
+        ``lfc_mean`` and so on (``difference_mean`` for real values); with ``mode="vanilla"``
+        ``proba_m1`` and ``proba_m2``, the chance that a group has more, and the features of the
+        first group come first, those of the other last. Further, of the cells that
         measured a feature ``raw_mean``, ``non_zeros_proportion``, for counts also
         ``raw_normalized_mean`` (per 10,000), and their number ``n_measured``, each with 1 and 2.
 
@@ -116,7 +118,10 @@ class DifferentialMixin(AccessMixin):
         columns = feature_columns(names, features, modality)
         mdata, everything = self._cells(mdata, None)
         groups, group1, group2 = _groups(mdata.obs, groupby, group1, group2, idx1, idx2)
-        self._batch_codes(batchid1), self._batch_codes(batchid2)  # errors before work starts
+        batchid1, batchid2 = (
+            None if ids is None else [self.batches[c] for c in self._batch_codes(ids, argument)]
+            for argument, ids in (("batchid1", batchid1), ("batchid2", batchid2))
+        )
         stand_in = _OneModality(self, mdata, modality, columns, groups, batch_size)
 
         def sample(_, indices, transform_batch, n_samples_overall):
@@ -321,12 +326,16 @@ def _groups(obs: pd.DataFrame, groupby, group1, group2, idx1, idx2):
         if idx2 is not None:
             raise ValueError("`idx2` needs `idx1`: the cells to compare with it.")
         column = _column(obs, groupby, "groupby")
-        groups = pd.Categorical(column.astype(str).where(column.notna()))
+        groups = pd.Categorical(category_names(column).where(column.notna()))
         known = list(groups.categories)
+        if not known:
+            raise ValueError(f"`groupby`: {groupby!r} is empty (NaN) in every cell.")
         chosen = known if group1 is None else group1
         chosen = [chosen] if np.isscalar(chosen) else list(chosen)
-        chosen = [str(g) for g in chosen]
-        group2 = None if group2 is None else str(group2)
+        if not chosen:
+            raise ValueError(f"`group1` is empty; choose from {known}, or None for all.")
+        chosen = [category_name(g) for g in chosen]
+        group2 = None if group2 is None else category_name(group2)
         for argument, group in [*(("group1", g) for g in chosen), ("group2", group2)]:
             if group is not None and group not in known:
                 raise ValueError(f"`{argument}`: {group!r} is no {groupby!r}; they are {known}.")
@@ -349,7 +358,14 @@ def _groups(obs: pd.DataFrame, groupby, group1, group2, idx1, idx2):
 
 def _chosen(obs: pd.DataFrame, cells, argument: str) -> np.ndarray:
     """Booleans of the cells meant by numbers, booleans, names or a query."""
-    cells = obs.query(cells).index if isinstance(cells, str) else cells
+    if isinstance(cells, str):
+        try:
+            cells = obs.query(cells).index
+        except Exception as error:  # of pandas, Python, numexpr
+            raise ValueError(
+                f"`{argument}`: {cells!r} cannot be looked up in mdata.obs, which has {list(obs)} "
+                f"({error})."
+            ) from error
     chosen = np.zeros(len(obs), dtype=bool)
     chosen[cell_numbers(obs.index, cells, argument)] = True
     if not chosen.any():

@@ -24,7 +24,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 from scvi.utils import attrdict
 
-from mumask.data import keep_order
+from mumask.data import check_is_mosaic, keep_order
 
 FORMAT = "mumask model"
 FORMAT_VERSION = 1
@@ -176,6 +176,8 @@ class SaveLoadMixin(BaseModelClass):
         >>> model.save("reference", overwrite=True)
         """
         target = Path(dir_path)
+        if target.is_file():
+            raise FileExistsError(f"{target} is a file; a model is saved to a directory.")
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists. Choose another directory or overwrite=True.")
         attributes = {
@@ -257,6 +259,8 @@ class SaveLoadMixin(BaseModelClass):
             return_device="torch",
             validate_single_device=True,
         )
+        if not isinstance(adata, MuData | bool | None):
+            check_is_mosaic(adata)
         folder = Path(dir_path)
         content = cls._read(folder, prefix, device)
         saved_data = folder / f"{prefix or ''}{DATA_FILE}"

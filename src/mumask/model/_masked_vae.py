@@ -198,11 +198,7 @@ class MaskedVAE(
             n_classes=self._n_classes(n_clusters, options["prior"]),
             **options,
         )
-        self._model_summary_string = (
-            f"MaskedVAE with modalities {self.modalities}, {self.module.n_latent} latent "
-            f"dimensions, {len(self.batches)} batches, {self.module.n_classes} classes, "
-            f"preset {preset}."
-        )
+        self._model_summary_string = self._summary(preset)
         self.init_params_ = self._get_init_params(locals())
 
     def _balanced_weights(self) -> dict[str, float]:

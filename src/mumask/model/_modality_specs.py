@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mumask.data import keys
+from mumask.data import check_is_list, keys
 from mumask.module import ModalitySpec
 
 from ._access import AccessMixin
@@ -26,6 +26,7 @@ class ModalitySpecsMixin(AccessMixin):
         specs = {}
         for modality in self.modalities:
             state, names = self._state(keys.values_key(modality)), self.feature_names(modality)
+            check_is_list(held_out.get(modality), f"held_out[{modality!r}]")
             hidden = list(held_out.get(modality, []))
             strange = [name for name in hidden if name not in names]
             if strange:
@@ -46,6 +47,19 @@ class ModalitySpecsMixin(AccessMixin):
                 weight=float(weights.get(modality, 1.0)),
             )
         return specs
+
+    def _summary(self, preset: str | None) -> str:
+        """What the model shows of itself when it is printed."""
+        features = ", ".join(f"{m} ({len(self.feature_names(m)):,})" for m in self.modalities)
+        labelled, n = f"n_{keys.LABELS}" in self.summary_stats, self.module.n_classes
+        parts = [
+            f"{type(self).__name__} of {features}",
+            f"{self.module.n_latent} latent dimensions",
+            f"{len(self.batches)} {'batch' if len(self.batches) == 1 else 'batches'}",
+            *([f"{n} {'cell types' if labelled else 'clusters'}"] if n else []),
+            *([f"preset {preset!r}"] if preset else []),
+        ]
+        return "; ".join(parts) + "."
 
     def _n_categories(self) -> list[int]:
         return [

@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import check_is_list, keep_order, keys, presence
+from mumask.data import check_is_list, check_is_mosaic, keep_order, keys, presence
 from mumask.nn import GrowingEmbedding
 
 from ._io import SaveLoadMixin, from_plain, init_arguments, to_plain
@@ -80,6 +80,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         >>> list(small.mod)
         ['rna', 'protein', 'atac']
         """
+        check_is_mosaic(mdata)
         registry = cls._reference(reference_model)["registry"]
         parts: dict[str, AnnData] = {}
         for name in registry["setup_args"]["modalities"]:
@@ -160,6 +161,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         >>> mapped.get_normalized_expression(modality="protein").shape
         (20, 12)
         """
+        check_is_mosaic(adata)
         reference = cls._reference(reference_model)
         registry, attributes = reference["registry"], reference["attributes"]
         if not set(registry["setup_args"]["modalities"]) & set(adata.mod):
@@ -170,10 +172,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         cls.setup_mudata(adata, source_registry=registry, query=True, **registry["setup_args"])
         model = cls(adata, **init_arguments(attributes))
         known = _transfer_weights(model.module, reference["weights"])
-        for name, n_known in known.items():
-            n_new = len(model.module.state_dict()[f"{name}.weight"]) - n_known
-            if n_new:
-                logger.info("New weights: %d rows of %r.", n_new, name)
+        model._report_new(registry)
         check_is_list(unfrozen, "unfrozen")
         named = [name for name, _ in model.module.named_parameters()]
         for start in unfrozen:
@@ -194,6 +193,18 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         model.to_device(_device(accelerator, device))
         model.module.eval()
         return model
+
+    def _report_new(self, registry: dict) -> None:
+        """Say which batches and other categories get vectors of their own."""
+        fields, known = self.registry_["field_registries"], registry["field_registries"]
+        states = [(known[keys.BATCH]["state_registry"], self._state(keys.BATCH))]
+        if keys.CAT_COVS in fields:
+            before = known[keys.CAT_COVS]["state_registry"]
+            states += [(before[key], state) for key, state in self._state(keys.CAT_COVS).items()]
+        for before, state in states:
+            new = list(state["categorical_mapping"])[len(before["categorical_mapping"]) :]
+            if new:
+                logger.info("New in %r: %s.", state["original_key"], new)
 
     def _new_batches(self, registry: dict) -> list[int]:
         """Codes of batches that the reference did not know, or with other panels.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from inspect import signature
 
 from mudata import MuData
 from scvi.model.base import BaseModelClass
@@ -14,6 +15,7 @@ from mumask.data import (
     ContinuousCovariatesField,
     ModalityField,
     MosaicManager,
+    check_is_mosaic,
     check_modality_names,
     is_binary,
     keys,
@@ -41,6 +43,18 @@ class SetupMixin(BaseModelClass):
             f"{cls.__name__} takes MuData. Wrap the AnnData, mdata = mudata.MuData({{'rna': adata}}), "
             f"and call {cls.__name__}.setup_mudata(mdata, ...)."
         )
+
+    @classmethod
+    def _get_most_recent_anndata_manager(cls, adata, required: bool = False):
+        """As in scvi-tools; without a registration, or with an AnnData, it names the way out."""
+        check_is_mosaic(adata)
+        manager = super()._get_most_recent_anndata_manager(adata, required=False)
+        if manager is None and required:
+            raise ValueError(
+                f"This MuData is not registered with {cls.__name__}: call "
+                f"{cls.__name__}.setup_mudata(mdata, ...) first."
+            )
+        return manager
 
     @classmethod
     def setup_mudata(
@@ -111,14 +125,17 @@ class SetupMixin(BaseModelClass):
         """
         registry = kwargs.pop("source_registry", None)
         transfer = kwargs
+        if registry is None and kwargs:
+            raise TypeError(
+                f"setup_mudata() has no argument {list(kwargs)[0]!r}; its arguments are "
+                f"{list(signature(cls.setup_mudata).parameters)[:-1]}."
+            )
         if registry:  # the data may lack modalities; a subset of cells keeps them without cells
-            present = [m for m in modalities or [] if m in mdata.mod and mdata.mod[m].n_obs]
+            present = [m for m in modalities if m in mdata.mod and mdata.mod[m].n_obs]
         else:
             present = modalities
         check_modality_names(mdata, present)
-        modalities = list(modalities or mdata.mod)
-        layers, likelihoods = dict(layers or {}), dict(likelihoods or {})
-        panels, mask_layers = dict(panels or {}), dict(mask_layers or {})
+        modalities = list(mdata.mod if modalities is None else modalities)
         given = {
             "layers": layers,
             "likelihoods": likelihoods,
@@ -126,12 +143,19 @@ class SetupMixin(BaseModelClass):
             "mask_layers": mask_layers,
         }
         for argument, by_modality in given.items():
-            strange = set(by_modality) - set(modalities)
+            if not isinstance(by_modality, Mapping | None):
+                raise TypeError(
+                    f"`{argument}` goes by modality: {argument}={{{modalities[0]!r}: "
+                    f"{by_modality!r}}}."
+                )
+            strange = set(by_modality or {}) - set(modalities)
             if strange:
                 raise ValueError(
                     f"`{argument}` names {sorted(strange)}, but the modalities in use are "
                     f"{modalities}."
                 )
+        layers, likelihoods = dict(layers or {}), dict(likelihoods or {})
+        panels, mask_layers = dict(panels or {}), dict(mask_layers or {})
         for modality in modalities:
             if modality not in likelihoods:
                 likelihoods[modality] = _default_likelihood(mdata, modality, layers.get(modality))
@@ -140,6 +164,8 @@ class SetupMixin(BaseModelClass):
                     f"`likelihoods`: {likelihoods[modality]!r} of {modality!r} is unknown; choose "
                     f"from {list(LIKELIHOODS)}."
                 )
+        covariates = (categorical_covariate_keys, continuous_covariate_keys)
+        categorical, continuous = ([] if columns is None else columns for columns in covariates)
         setup_args = cls._get_setup_method_args(
             cls=cls,
             mdata=mdata,
@@ -149,18 +175,23 @@ class SetupMixin(BaseModelClass):
             batch_key=batch_key,
             labels_key=labels_key,
             unlabeled_category=unlabeled_category,
-            categorical_covariate_keys=list(categorical_covariate_keys or []),
-            continuous_covariate_keys=list(continuous_covariate_keys or []),
+            categorical_covariate_keys=list(categorical),
+            continuous_covariate_keys=list(continuous),
             panels=panels,
             mask_layers=mask_layers,
         )
         fields = [CategoricalField(keys.BATCH, batch_key)]
         if labels_key is not None:
+            if unlabeled_category is None:
+                raise ValueError(
+                    "`unlabeled_category` is the text of cells without a label, such as 'Unknown', "
+                    "also where every cell has one."
+                )
             fields.append(CategoricalField(keys.LABELS, labels_key, unlabeled_category))
-        if categorical_covariate_keys:
-            fields.append(CategoricalCovariatesField(keys.CAT_COVS, categorical_covariate_keys))
-        if continuous_covariate_keys:
-            fields.append(ContinuousCovariatesField(keys.CONT_COVS, continuous_covariate_keys))
+        if len(categorical):
+            fields.append(CategoricalCovariatesField(keys.CAT_COVS, categorical))
+        if len(continuous):
+            fields.append(ContinuousCovariatesField(keys.CONT_COVS, continuous))
         fields += [
             ModalityField(
                 m,

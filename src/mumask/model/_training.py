@@ -135,6 +135,11 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
         calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]
         train_on_the_rest(kwargs, held_out=looking or calibrated)
+        if looking and kwargs.get("train_size") == 1 and "datasplitter_kwargs" not in kwargs:
+            raise ValueError(
+                "Early stopping and validation look at cells of which train_size=1 leaves none: "
+                "leave it out, or pass 0.9."
+            )
         if max_epochs is None:
             max_epochs = default_epochs(
                 self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)

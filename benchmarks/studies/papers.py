@@ -84,7 +84,7 @@ def papers_section(runs: list[dict]) -> list[str]:
         "## Beside the papers' figures",
         "",
         "inClust+ (Wang et al. 2024) was evaluated on other data. The nearest "
-        "counterpart here of each of its figures (medians over seeds), with the preset that follows the paper (one seed) and with the defaults:",
+        "counterpart here of each of its figures (medians over seeds), with the preset that follows the paper and with the defaults:",
         "",
         "| paper | its data | score | reported | our task | preset `inclust+` | default | what differs |",
         "|" + " --- |" * 8,

@@ -18,6 +18,6 @@ def category_name(value) -> str:
 
 
 def category_names(column) -> pd.Series:
-    """A column of categories as text, see :func:`category_name`."""
+    """A column of categories as text, see :func:`mumask.data.category_name`."""
     column = pd.Series(column)
     return column.astype(object).map({value: category_name(value) for value in column.unique()})

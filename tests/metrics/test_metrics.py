@@ -1,7 +1,5 @@
 """Every score against a value worked out by hand, and where it must not move or must move."""
 
-import importlib.util
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +7,6 @@ import scipy.sparse as sp
 from sklearn.metrics import silhouette_samples
 
 from mumask import metrics
-
-needs_scib = pytest.mark.skipif(
-    importlib.util.find_spec("scib_metrics") is None, reason="scib-metrics is not installed"
-)
 
 
 def two_blobs(n=100, gap=50.0, seed=0):
@@ -215,7 +209,6 @@ class TestCalibration:
             metrics.expected_calibration_error(np.array([[2.0, 3.0]]), [0])
 
 
-@needs_scib
 class TestScib:
     def test_batch_asw_extremes(self):
         Z, labels, batch = two_blobs(60)

@@ -28,7 +28,6 @@ def test_singletons_in_both_are_identical_clusterings():
 
 
 def test_batch_asw_of_labels_too_small():
-    pytest.importorskip("scib_metrics")
     latent = np.random.default_rng(0).normal(size=(10, 2))
     labels, batch = ["a"] * 2 + ["b"] * 8, ["x", "y"] + ["x"] * 8
     with pytest.raises(ValueError, match="Batch ASW needs.*several in one"):

@@ -9,8 +9,6 @@ from scipy.special import xlogy
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
-_SCIB_HINT = "This score is scib-metrics': `pip install scib-metrics`."
-
 
 def check_latent(latent, *labels) -> list[np.ndarray]:
     """Latent [n, d] as float array and its label vectors [n] as arrays of equal length."""
@@ -167,8 +165,6 @@ def batch_asw(latent, labels, batch) -> float:
 
     Raises
     ------
-    ImportError
-        Without scib-metrics.
     ValueError
         If no label has cells in two batches, more than one in one of them.
 
@@ -179,10 +175,8 @@ def batch_asw(latent, labels, batch) -> float:
     True
     """
     latent, labels, batch = check_latent(latent, labels, batch)
-    try:
-        from scib_metrics import silhouette_batch
-    except ImportError as error:
-        raise ImportError(_SCIB_HINT) from error
+    from scib_metrics import silhouette_batch  # imports jax, which takes a second
+
     by_label = pd.Series(batch).groupby(labels.astype(str))
     if not by_label.nunique().between(2, by_label.size() - 1).any():  # as a silhouette needs
         raise ValueError(
@@ -206,22 +200,15 @@ def graph_connectivity(latent, labels, n_neighbors: int = 15) -> float:
     n_neighbors
         Neighbours of a cell, itself among them.
 
-    Raises
-    ------
-    ImportError
-        Without scib-metrics.
-
     Examples
     --------
     >>> 0 < mumask.metrics.graph_connectivity(mdata.obsm["X_true"], mdata.obs["cell_type"]) <= 1
     True
     """
     latent, labels = check_latent(latent, labels)
-    try:
-        from scib_metrics import graph_connectivity as connectivity
-        from scib_metrics.nearest_neighbors import NeighborsResults
-    except ImportError as error:
-        raise ImportError(_SCIB_HINT) from error
+    from scib_metrics import graph_connectivity as connectivity  # see above
+    from scib_metrics.nearest_neighbors import NeighborsResults
+
     k = min(n_neighbors, len(latent))
     distances, indices = NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(latent)
     return float(connectivity(NeighborsResults(indices=indices, distances=distances), labels))

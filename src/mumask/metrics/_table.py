@@ -33,7 +33,7 @@ def integration_table(latent, batch=None, labels=None, clusters=None) -> pd.Data
     -------
     DataFrame with one score per row and the columns ``value``, ``better`` (``"higher"`` or
     ``"lower"``) and ``about`` (``"mixing"``, ``"separation"`` or ``"agreement"``). A score that
-    cannot be computed (one batch, one label, scib-metrics not installed) is NaN and logged.
+    cannot be computed (one batch, one label) is NaN and logged.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def integration_table(latent, batch=None, labels=None, clusters=None) -> pd.Data
     def add(about, name, better, function, *args, **kwargs):
         try:
             value = function(*args, **kwargs)
-        except (ImportError, ValueError) as error:
+        except ValueError as error:
             logger.warning("%s is left out: %s", name, error)
             value = np.nan
         scores.append((name, value, better, about))

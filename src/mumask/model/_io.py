@@ -121,6 +121,13 @@ def init_arguments(attributes: dict) -> dict:
     return {name: value for name, value in given.items() if name not in ("mdata", "registry")}
 
 
+def one_device(accelerator: str, device: int | str) -> torch.device:
+    """Device of a model, from the arguments that scvi-tools has for it."""
+    return parse_device_args(
+        accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
+    )[2]
+
+
 class SaveLoadMixin(BaseModelClass):
     """``save`` and ``load``."""
 
@@ -180,16 +187,11 @@ class SaveLoadMixin(BaseModelClass):
             raise FileExistsError(f"{target} is a file; a model is saved to a directory.")
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists. Choose another directory or overwrite=True.")
-        attributes = {
-            name: value
-            for name, value in self._get_user_attributes()
-            if name.endswith("_") and name != "registry_"
-        }
         content = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "class": type(self).__name__,
-            "attributes": to_plain(attributes),
+            "attributes": self._plain_attributes(),
             "registry": to_plain(self.registry_),
             WEIGHTS: self.module.state_dict(),
             "with_data": save_anndata,
@@ -206,6 +208,14 @@ class SaveLoadMixin(BaseModelClass):
                 os.replace(file, target / f"{prefix or ''}{file.name}")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _plain_attributes(self) -> dict:
+        """What the model keeps beside weights and registry."""
+        return {
+            name: to_plain(value)
+            for name, value in self._get_user_attributes()
+            if name.endswith("_") and name != "registry_"
+        }
 
     @classmethod
     def _read(cls, folder: Path, prefix: str | None = None, device="cpu") -> dict:
@@ -253,12 +263,7 @@ class SaveLoadMixin(BaseModelClass):
         >>> again.predict()[mdata.obs_names].equals(model.predict()[mdata.obs_names])
         True
         """
-        _, _, device = parse_device_args(
-            accelerator=accelerator,
-            devices=device,
-            return_device="torch",
-            validate_single_device=True,
-        )
+        device = one_device(accelerator, device)
         if not isinstance(adata, MuData | bool | None):
             check_is_mosaic(adata)
         folder = Path(dir_path)

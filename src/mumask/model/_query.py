@@ -16,7 +16,7 @@ from mudata import MuData
 from mumask.data import check_is_list, check_is_mosaic, keep_order, keys, presence
 from mumask.nn import GrowingEmbedding
 
-from ._io import SaveLoadMixin, from_plain, init_arguments, to_plain
+from ._io import SaveLoadMixin, from_plain, init_arguments, one_device
 from ._setup import SetupMixin
 
 logger = logging.getLogger("mumask")
@@ -34,13 +34,8 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
     @classmethod
     def _reference(cls, reference: Self | str | Path) -> dict:
         if isinstance(reference, cls):
-            attributes = {
-                name: value
-                for name, value in reference._get_user_attributes()
-                if name.endswith("_") and name != "registry_"
-            }
             return {
-                "attributes": from_plain(to_plain(attributes)),
+                "attributes": from_plain(reference._plain_attributes()),
                 "registry": deepcopy(reference.registry_),
                 "weights": reference.module.state_dict(),
             }
@@ -190,7 +185,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         model._apply_mapping()
         model.is_trained_ = True
         model.known_types_ = attributes.get("known_types_")
-        model.to_device(_device(accelerator, device))
+        model.to_device(one_device(accelerator, device))
         model.module.eval()
         return model
 
@@ -255,14 +250,6 @@ def _nothing_shared(mdata: MuData, registry: dict) -> str:
         f"The query has the modalities {list(mdata.mod)}, the reference "
         f"{registry['setup_args']['modalities']}: none is shared. Rename the query's modality."
     )
-
-
-def _device(accelerator: str, device: int | str):
-    from scvi.model._utils import parse_device_args
-
-    return parse_device_args(
-        accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
-    )[2]
 
 
 def _transfer_weights(module: torch.nn.Module, weights: dict) -> dict[str, int]:

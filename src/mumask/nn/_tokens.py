@@ -26,9 +26,6 @@ class TokenMask(NamedTuple):
         Int64 ``[n, h]``, ids of the tokens to reconstruct.
     hidden_valid
         Bool ``[n, h]`` or None, as above.
-    restore
-        Int64 ``[n, t]``: position of token t in ``cat([visible, hidden])`` when nothing is padded
-        (He et al. 2022, the ids that undo the shuffle).
     seen
         Bool ``[n, t]``: the token is visible.
     """
@@ -37,7 +34,6 @@ class TokenMask(NamedTuple):
     visible_valid: Tensor | None
     hidden: Tensor
     hidden_valid: Tensor | None
-    restore: Tensor
     seen: Tensor
 
     def rows(self, chosen: Tensor) -> TokenMask:
@@ -53,9 +49,7 @@ class TokenMask(NamedTuple):
         )
 
 
-def drop_modalities(
-    presence: Tensor, share: float, generator: torch.Generator | None = None
-) -> Tensor:
+def drop_modalities(presence: Tensor, share: float) -> Tensor:
     """Hide random modalities, never all, of a random `share` of the cells.
 
     Parameters
@@ -64,8 +58,6 @@ def drop_modalities(
         Bool ``[B, M]``.
     share
         Share of the cells with at least two modalities that lose one to all but one of them.
-    generator
-        Source of randomness; None = torch's own.
 
     Returns
     -------
@@ -74,7 +66,7 @@ def drop_modalities(
     """
     spare = (presence.sum(1) - 1).clamp(min=0)
     noise, extent, coin = (
-        torch.rand(shape, generator=generator).to(presence.device)
+        torch.rand(shape, device=presence.device)
         for shape in (presence.shape, spare.shape, spare.shape)
     )
     # Uniform over 1..spare; the lowest-ranked present modalities go.
@@ -88,7 +80,6 @@ def random_token_mask(
     n_tokens: int,
     ratio: float,
     measured: Tensor | None = None,
-    generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> TokenMask:
     """Hide a random ``ratio`` of each row's measured tokens, independently by row.
@@ -103,8 +94,6 @@ def random_token_mask(
     measured
         Bool ``[n, t]``: tokens with at least one measured feature; None = all. Others are neither
         visible nor hidden.
-    generator
-        Source of randomness; None = torch's own.
     device
         Where the ids live; ``measured``'s device by default.
 
@@ -115,13 +104,13 @@ def random_token_mask(
     if not 0 <= ratio < 1:
         raise ValueError(f"The mask ratio must lie in [0, 1), not {ratio}.")
     device = measured.device if measured is not None else device
-    noise = torch.rand(n_rows, n_tokens, generator=generator).to(device)
+    noise = torch.rand(n_rows, n_tokens, device=device)
     if measured is None:
         n_hidden = _n_hidden(torch.tensor(n_tokens), ratio).item()
         order = noise.argsort(1)
         visible, hidden = order[:, n_hidden:], order[:, :n_hidden]
-        restore = torch.cat([visible, hidden], 1).argsort(1)
-        return TokenMask(visible, None, hidden, None, restore, restore < n_tokens - n_hidden)
+        seen = torch.ones_like(order, dtype=torch.bool).scatter(1, hidden, False)
+        return TokenMask(visible, None, hidden, None, seen)
 
     counts = measured.sum(1, keepdim=True)
     n_hidden = _n_hidden(counts, ratio)
@@ -131,10 +120,7 @@ def random_token_mask(
     seen = measured & ~is_hidden
     visible, visible_valid = _pack(seen)
     hidden, hidden_valid = _pack(is_hidden)
-    restore = (
-        torch.where(seen, 0, torch.where(is_hidden, 1, 2)).argsort(dim=1, stable=True).argsort(1)
-    )
-    return TokenMask(visible, visible_valid, hidden, hidden_valid, restore, seen)
+    return TokenMask(visible, visible_valid, hidden, hidden_valid, seen)
 
 
 def _n_hidden(n_tokens: Tensor, ratio: float) -> Tensor:

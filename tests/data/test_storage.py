@@ -8,6 +8,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from mumask.data._blocks import RowSpans
+from mumask.data._scan import scan
+
 STORAGES = {
     "csc": sp.csc_matrix,
     "dense": np.asarray,
@@ -140,3 +143,18 @@ def test_data_are_read_as_they_are_now(make_mosaic, names, storage, manager_of):
     have = [name for name in names if name in mosaic["rna"].obs_names]
     x = mosaic["rna"][have].X
     np.testing.assert_array_equal(found.to_dense(), x.toarray() if sp.issparse(x) else x)
+
+
+@pytest.mark.parametrize("dtype", ["float16", ">f4", "float32"])
+def test_a_check_changes_no_value_of_the_user(dtype):
+    """Zeros that are stored stay so, also where a block is a view of the matrix."""
+    x = sp.random(50, 20, 0.3, format="csr", random_state=0)
+    x.data = np.ceil(3 * x.data)
+    dense, codes = x.toarray().astype(dtype), np.zeros(50, dtype=int)
+    x.data[::4] = 0.0
+    data, indices = x.data.copy(), x.indices.copy()
+    found = scan(RowSpans(x.shape, x.indptr, x.indices, x.data), codes, 1)
+    np.testing.assert_array_equal(x.data, data)
+    np.testing.assert_array_equal(x.indices, indices)
+    np.testing.assert_array_equal(found.nonzero[0], (x.toarray() > 0).sum(axis=0))
+    np.testing.assert_array_equal(scan(dense, codes, 1).nonzero[0], (dense > 0).sum(axis=0))

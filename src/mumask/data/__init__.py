@@ -1,7 +1,7 @@
 """The rooms that see a MuData: row maps, panels, fields, manager, minibatches."""
 
 from . import _keys as keys
-from ._blocks import is_binary, matrix_of
+from ._blocks import is_binary, matrix_of, native
 from ._categories import category_name, category_names
 from ._fields import (
     CategoricalCovariatesField,
@@ -39,6 +39,7 @@ __all__ = [
     "matrix_of",
     "measured_by_all",
     "name_some",
+    "native",
     "presence",
     "recorded_panels",
     "row_map",

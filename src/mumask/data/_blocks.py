@@ -24,6 +24,15 @@ def matrix_of(adata: AnnData, layer: str | None):
     return adata.X if layer is None else adata.layers[layer]
 
 
+def native(values):
+    """The values in a type that scipy's sparse matrices can hold.
+
+    They have no float16, and no byte order but that of the machine.
+    """
+    kind = values.dtype.newbyteorder("=")
+    return values.astype(np.float32 if kind == np.float16 else kind, copy=False)
+
+
 def is_backed(matrix) -> bool:
     """Whether the matrix lives in a file."""
     return not (matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
@@ -48,9 +57,7 @@ class RowSpans:
         indptr = self._indptr[start : stop + 1]
         at = slice(int(indptr[0]), int(indptr[-1]))
         shape = (stop - start, self.shape[1])
-        # Copies: a part of a matrix in memory would be a view of it, which checks may change.
-        data, indices = np.array(self._data[at]), np.array(self._indices[at])
-        return sparse.csr_matrix((data, indices, indptr - at.start), shape)
+        return sparse.csr_matrix((self._data[at], self._indices[at], indptr - at.start), shape)
 
 
 def row_reader(matrix):

@@ -165,16 +165,17 @@ def recorded_panels(adata: AnnData, names: np.ndarray) -> dict[str, np.ndarray]:
 def measured_by_all(mdata: MuData, modality: str, cells: pd.Index, batch_key: str) -> np.ndarray:
     """Features that every batch of `cells` measured as far as recorded, ``(n_features,)``."""
     adata = mdata.mod[modality]
-    table = adata.varm.get(PANEL_KEY)
-    if not is_record(table) or table.to_numpy().all():
-        return np.ones(adata.n_vars, dtype=bool)
+    panels, measured = recorded_panels(adata, adata.var_names), np.ones(adata.n_vars, dtype=bool)
+    if all(panel.all() for panel in panels.values()):
+        return measured
     if batch_key not in mdata.obs:
         raise KeyError(
             f"Modality {modality!r} has panels recorded by batch, but `batch_key`: {batch_key!r} is "
             f"not in its MuData's obs, which has {list(mdata.obs)}."
         )
-    here = set(category_names(mdata.obs[batch_key].reindex(cells)))
-    return table[[batch for batch in table if category_name(batch) in here]].to_numpy().all(axis=1)
+    for batch in panels.keys() & set(category_names(mdata.obs[batch_key].reindex(cells))):
+        measured &= panels[batch]
+    return measured
 
 
 def is_record(table) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from ._blocks import iterate_blocks
+from ._blocks import iterate_blocks, native
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,10 +63,10 @@ def scan(matrix, batch_codes: np.ndarray, n_batch: int) -> Scan:
     nonzero = np.zeros((n_batch, n_vars), dtype=np.int64)
     for part, block in iterate_blocks(matrix):
         if not sparse.issparse(block):
-            if block.dtype == np.float16 or not block.dtype.isnative:  # scipy takes neither
-                block = block.astype(np.float32)
-            block = sparse.csr_matrix(block)
-        block.eliminate_zeros()
+            block = sparse.csr_matrix(native(block))
+        if not block.data.all():  # on a copy: a block may be a view of the user's matrix
+            block = block.copy()
+            block.eliminate_zeros()
         values = block.data
         row_of = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         kinds = {

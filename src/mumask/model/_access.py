@@ -96,7 +96,8 @@ class AccessMixin(BaseModelClass):
         self._check_if_trained(warn=False)
         if getattr(mdata, "is_view", False):
             mdata = self._own_copy(mdata)
-        mdata = self._validate_anndata(mdata)
+        else:
+            mdata = self._validate_anndata(mdata)
         indices = slice(None) if indices is None else indices
         return mdata, cell_numbers(mdata.obs_names, indices, "indices")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from os import PathLike
 
 import numpy as np
@@ -11,6 +10,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from matplotlib import pyplot as plt
+from natsort import natsorted
 
 from mumask.data import category_name
 
@@ -65,12 +65,7 @@ def natural_order(values) -> list:
     names = {value: category_name(value) for value in column.cat.categories}
     if column.cat.ordered or list(names.values()) != sorted(names.values()):
         return list(names)
-    return sorted(names, key=lambda value: _numbers_apart(names[value]))
-
-
-def _numbers_apart(name: str) -> list:
-    """Text and numbers of a name in turn, as a key to sort by."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    return natsorted(names, key=names.get)
 
 
 def as_table(values) -> pd.DataFrame:

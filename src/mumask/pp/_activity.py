@@ -10,9 +10,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import matrix_of
+from mumask.data import matrix_of, native
 
-from ._mudata import get_modality, native, replace_modalities
+from ._mudata import get_modality, replace_modalities
 
 logger = logging.getLogger("mumask")
 

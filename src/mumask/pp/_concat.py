@@ -12,9 +12,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import PANEL_KEY, category_name, recorded_panels
+from mumask.data import PANEL_KEY, category_name, native, recorded_panels
 
-from ._mudata import make_mudata, native
+from ._mudata import make_mudata
 from ._panels import record_panels
 
 logger = logging.getLogger("mumask")

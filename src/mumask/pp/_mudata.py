@@ -87,12 +87,3 @@ def column_by_cell(mdata: MuData, adata: AnnData, key: str) -> pd.Series:
     if column.isna().any():
         raise ValueError(f"`batch_key`: {key!r} is missing (NaN) in {column.isna().sum()} cells.")
     return category_names(column).astype("category")
-
-
-def native(values):
-    """The values in a type that scipy's sparse matrices can hold.
-
-    They have no float16, and no byte order but that of the machine.
-    """
-    kind = values.dtype.newbyteorder("=")
-    return values.astype(np.float32 if kind == np.float16 else kind, copy=False)

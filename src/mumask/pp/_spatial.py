@@ -11,9 +11,9 @@ from mudata import MuData
 from scipy import sparse
 from sklearn.neighbors import kneighbors_graph
 
-from mumask.data import matrix_of
+from mumask.data import matrix_of, native
 
-from ._mudata import column_by_cell, get_modality, native, replace_modalities
+from ._mudata import column_by_cell, get_modality, replace_modalities
 
 logger = logging.getLogger("mumask")
 

@@ -150,6 +150,48 @@ def test_features_measured_nowhere_get_no_gradient(specs, minibatch, likelihood)
     assert last[:, :3].any(dim=-1).all()
 
 
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "bernoulli", "gaussian"])
+def test_what_a_narrow_panel_lacks_is_not_decoded(specs, minibatch, monkeypatch, likelihood):
+    """And all else is as if it were: the loss and every gradient, in training and for a query."""
+    from mumask.module import MaskedVAEModule
+    from mumask.nn import _masks
+
+    tensors, _ = minibatch("count")
+    x = tensors["X_rna"]
+    x = (x > 0).float() if likelihood == "bernoulli" else x.clamp(max=9)
+    tensors["X_rna"] = x.to_sparse_csr()
+    panel = {"rna": np.array([[True, False, False, True, False, False], [True] + [False] * 5])}
+    kinds = {"rna": likelihood, "protein": "nb", "atac": "bernoulli"}
+    torch.manual_seed(2)
+    module = MaskedVAEModule(specs(kinds, panel), n_categories=[2], n_hidden=8, n_latent=3)
+    decoded, raw = [], module.decoder.raw
+    monkeypatch.setattr(
+        module.decoder, "raw", lambda *a: decoded.append((a[1], raw(*a))) or decoded[-1][1]
+    )
+
+    def run(narrow):
+        monkeypatch.setattr(_masks, "NARROW", narrow)
+        decoded.clear()
+        module.zero_grad()
+        module.query_batches = torch.tensor([True, True])
+        refined = module.eval().inference(tensors, sample=False)["mean"]
+        module.query_batches = None
+        loss = loss_of(module, tensors)[0]
+        loss.backward()
+        widths = {
+            values.shape[1] // module.likelihoods["rna"].n_heads
+            for name, values in decoded
+            if name == "rna"
+        }
+        return widths, [refined, loss, *(p.grad for p in module.parameters())]
+
+    widths, few = run(0.5)
+    assert widths == {2}
+    widths, whole = run(0.0)
+    assert widths == {6}
+    torch.testing.assert_close(few, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_held_out_features_reach_no_encoder(default_module, minibatch):
     held_out = {"rna": np.array([False, True] + [False] * 4)}
     module, (tensors, _) = default_module(held_out=held_out), minibatch("count")

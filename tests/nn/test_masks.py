@@ -9,6 +9,7 @@ from mumask.nn import (
     check_schedule,
     joint_schedule,
     mean_unmasked,
+    narrowed,
     pair_schedule,
     subset_schedule,
     through_panels,
@@ -71,6 +72,18 @@ def test_cells_are_seen_through_every_panel():
         assert set(codes.tolist()) == set(expected)  # the third has nothing of panel two
     share = (seen[::3] == panels[0]).all(dim=1).float().mean()
     assert 0.4 < share < 0.6
+
+
+def test_few_features_are_picked_out():
+    x = torch.arange(8.0).view(2, 4)
+    mask = torch.tensor([[False, True, False, False], [False, True, False, True]])
+    for values in (x, x.to_sparse_csr()):
+        few, some, columns = narrowed(values, mask)
+        assert few.tolist() == [[1, 3], [5, 7]]
+        assert some.tolist() == [[True, False], [True, True]]
+        assert columns.tolist() == [1, 3]
+    for other in (None, torch.ones_like(mask), torch.zeros_like(mask)):  # nothing to gain
+        assert narrowed(x, other) == (x, other, None)
 
 
 def test_users_schedule_is_confined():

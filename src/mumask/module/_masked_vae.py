@@ -29,15 +29,17 @@ from mumask.nn import (
     kl_standard,
     label_loss,
     mean_unmasked,
+    narrowed,
     users_mask,
 )
 
+from ._decoding import Decoding
 from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
 from ._query_inference import QueryInference
 
 
-class MaskedVAEModule(QueryInference, MosaicBatch, BaseModuleClass):
+class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
     """One VAE with an input mask before the encoder and an output mask behind the decoder.
 
     The comments "step n" refer to the pseudocode of Wang et al., BMC Bioinformatics 25:41 (2024).
@@ -210,18 +212,6 @@ class MaskedVAEModule(QueryInference, MosaicBatch, BaseModuleClass):
             if self._in_spreads(name):
                 self.likelihoods[name].log_sigma.data.copy_(self.transforms[name].spread.log())
 
-    def _in_spreads(self, name: str) -> bool:
-        """The decoder gives real values in spreads around their centre, whatever their unit."""
-        gaussian = self.likelihoods[name].support == "real"
-        return gaussian and self.transforms[name].standardize and not self.paper_outputs
-
-    def _raw(self, hidden: torch.Tensor, name: str) -> torch.Tensor:
-        """What the likelihood of a modality takes, ``(n, n_heads * n_features)``."""
-        raw = self.decoder.raw(hidden, name)
-        if not self._in_spreads(name):
-            return raw
-        return self.transforms[name].center + self.transforms[name].spread * raw
-
     def sources_and_targets(self, presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Modalities to encode from and to reconstruct, booleans of shape ``(B, M)``."""
         if not self.training:
@@ -312,7 +302,7 @@ class MaskedVAEModule(QueryInference, MosaicBatch, BaseModuleClass):
                 mask = both(self.measured(tensors, name), users_mask(self.output_masks, x, name))
                 everyone = len(rows) == len(hidden)
                 having = hidden if everyone else hidden.index_select(0, rows)
-                nll = self.likelihoods[name].nll(self._raw(having, name), x, mask)
+                nll = self.cost(having, name, *narrowed(x, mask))
                 nll = mean_unmasked(nll, mask, self.n_features[name]) * target[rows, column]
                 loss = nll if everyone else loss.index_add(0, rows, nll)
             losses[name] = loss
@@ -374,19 +364,3 @@ class MaskedVAEModule(QueryInference, MosaicBatch, BaseModuleClass):
             return {}
         precision = self.decoder.n_hidden / self.loadings_sd**2
         return {self.decoder.last[name].weight: precision for name in self.totals}
-
-    # Decoding for the user
-
-    def to_decoder(self, corrected: torch.Tensor, covariates: dict) -> torch.Tensor:
-        """Undo the latent arithmetic for the given covariates: ``Z1 = Z2 - sign * E``."""
-        if self.latent_covariates is None:
-            return corrected
-        return corrected - self.sign * self.latent_covariates(**covariates)
-
-    def expected_total(self, hidden: torch.Tensor, modality: str) -> torch.Tensor | None:
-        """Total of all features that cells of this state have, ``(B, 1)``; None for real values."""
-        return self.totals[modality](hidden) if modality in self.totals else None
-
-    def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:
-        """Expected values of one modality, shape ``(B, n_features)``, for totals ``(B, 1)``."""
-        return self.likelihoods[modality].mean(self._raw(hidden, modality), total, mask)

@@ -2,7 +2,8 @@
 
 Each takes ``raw`` of shape ``(n, n_heads * n_features)`` and gives the negative log-likelihood per
 cell (``nll``) and the expected values (``mean``). Masked elements are left out of every sum and of
-the normalisation over features, so that they have no gradient.
+the normalisation over features, so that they have no gradient. What is masked in all cells need not
+be there at all: ``nll`` then takes the `columns` that its arguments hold.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from ._values import as_dense, nonzeros, row_sums, sum_by_row
 
 def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return (elements if mask is None else elements * mask).sum(dim=1)
+
+
+def _of(parameter: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    """A parameter by feature, of some features alone."""
+    return parameter if columns is None else parameter.index_select(0, columns)
 
 
 def _hide(raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -56,7 +62,11 @@ class CountLikelihood(nn.Module):
         return self.log_mean(raw[:, : self.n_features], total, mask).exp()
 
     def nll(
-        self, raw: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None = None
+        self,
+        raw: torch.Tensor,
+        x: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
         raise NotImplementedError
@@ -65,13 +75,13 @@ class CountLikelihood(nn.Module):
 class Poisson(CountLikelihood):
     """Poisson counts."""
 
-    def nll(self, raw, x, mask=None):
+    def nll(self, raw, x, mask=None, columns=None):
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
-        rows, columns, values = nonzeros(x)
+        rows, features, values = nonzeros(x)
         if mask is not None:
-            values = values * mask[rows, columns]
+            values = values * mask[rows, features]
             log_mu = log_mu.masked_fill(~mask, 0.0)  # nothing that could overflow
-        seen = values * log_mu[rows, columns] - torch.lgamma(values + 1)
+        seen = values * log_mu[rows, features] - torch.lgamma(values + 1)
         return _unmasked_sum(log_mu.exp(), mask).index_add(0, rows, -seen)
 
 
@@ -82,21 +92,22 @@ class NegativeBinomial(CountLikelihood):
         super().__init__(n_features)
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
-    def nll(self, raw, x, mask=None):
-        rows, columns, values = nonzeros(x)
+    def nll(self, raw, x, mask=None, columns=None):
+        rows, features, values = nonzeros(x)
         if mask is not None:
-            seen = mask[rows, columns]
-            rows, columns, values = rows[seen], columns[seen], values[seen]
-        total = row_sums(x, mask).clamp(min=1.0)
+            seen = mask[rows, features]
+            rows, features, values = rows[seen], features[seen], values[seen]
+        total, log_theta = row_sums(x, mask).clamp(min=1.0), _of(self.log_theta, columns)
         with torch.autocast(raw.device.type, enabled=False):
             cost = NegativeBinomialLoss.apply(
-                _hide(raw, mask), total, self.log_theta, rows, columns, values
+                _hide(raw, mask), total, log_theta, rows, features, values
             )
         return cost if mask is None else cost * mask.any(dim=1)
 
-    def _nll_of_zero(self, log_mu: torch.Tensor) -> torch.Tensor:
+    @staticmethod
+    def _nll_of_zero(log_mu: torch.Tensor, log_theta: torch.Tensor) -> torch.Tensor:
         """``theta log(1 + mu / theta)``: all that a zero count costs."""
-        return self.log_theta.exp() * F.softplus(log_mu - self.log_theta)
+        return log_theta.exp() * F.softplus(log_mu - log_theta)
 
     @staticmethod
     def _beyond_zero(
@@ -118,16 +129,17 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     n_heads = 2
 
-    def nll(self, raw, x, mask=None):
+    def nll(self, raw, x, mask=None, columns=None):
         raw, dropout = raw.chunk(2, dim=1)
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
-        zero = self._nll_of_zero(log_mu)
+        log_theta = _of(self.log_theta, columns)
+        zero = self._nll_of_zero(log_mu, log_theta)
         # -log(pi + (1 - pi) e^-zero) with pi = sigmoid(dropout)
         cost = F.softplus(dropout) - torch.logaddexp(dropout, -zero)
-        rows, columns, values = nonzeros(x)
-        at = (rows, columns)
+        rows, features, values = nonzeros(x)
+        at = (rows, features)
         positive = F.softplus(dropout[at]) + zero[at]
-        positive = positive + self._beyond_zero(values, log_mu[at], self.log_theta[columns])
+        positive = positive + self._beyond_zero(values, log_mu[at], log_theta[features])
         extra = positive - cost[at]
         if mask is not None:
             extra = extra * mask[at]
@@ -153,15 +165,15 @@ class Bernoulli(CountLikelihood):
         super().__init__(n_features)
         self.log_excess = nn.Parameter(torch.zeros(()))
 
-    def nll(self, raw, x, mask=None):
-        rows, columns, _ = nonzeros(x)
+    def nll(self, raw, x, mask=None, columns=None):
+        rows, features, _ = nonzeros(x)
         if mask is not None:
-            seen = mask[rows, columns]
-            rows, columns = rows[seen], columns[seen]
+            seen = mask[rows, features]
+            rows, features = rows[seen], features[seen]
         n_open = sum_by_row(raw.new_ones(len(rows), dtype=torch.float32), rows, len(raw))
         with torch.autocast(raw.device.type, enabled=False):
             log_total = n_open.clamp(min=1.0).log() + self.log_excess
-            cost = DetectionLoss.apply(_hide(raw, mask), log_total, rows, columns)
+            cost = DetectionLoss.apply(_hide(raw, mask), log_total, rows, features)
         return cost if mask is None else cost * mask.any(dim=1)
 
     def mean(self, raw, total, mask=None):
@@ -193,13 +205,13 @@ class Gaussian(nn.Module):
         if not unit_variance:
             self.log_sigma = nn.Parameter(torch.zeros(n_features))
 
-    def nll(self, raw, x, mask=None):
+    def nll(self, raw, x, mask=None, columns=None):
         """Negative log-likelihood (up to a constant) over unmasked features, shape ``(n,)``."""
         residual = as_dense(x) - self.mean(raw)
         if self.unit_variance:
             return _unmasked_sum(0.5 * residual**2, mask)
-        scaled = residual * (-self.log_sigma).exp()
-        return _unmasked_sum(0.5 * scaled**2 + self.log_sigma, mask)
+        log_sigma = _of(self.log_sigma, columns)
+        return _unmasked_sum(0.5 * (residual * (-log_sigma).exp()) ** 2 + log_sigma, mask)
 
     def mean(self, raw, total=None, mask=None):
         """Expected values, shape ``(n, n_features)``."""

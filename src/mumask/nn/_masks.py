@@ -13,6 +13,8 @@ import torch
 from ._values import as_dense
 
 Masks = tuple[torch.Tensor, torch.Tensor]
+# Share of the features up to which it pays to pick them out.
+NARROW = 0.5
 Schedule = Callable[[torch.Tensor], Masks]
 
 
@@ -125,6 +127,24 @@ def users_mask(
             f"{tuple(x.shape)}, not {mask.dtype} of shape {tuple(mask.shape)}."
         )
     return mask
+
+
+def narrowed(
+    x: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Values and mask ``(n, n_features)`` of the features that some row has, if those are few.
+
+    Returns
+    -------
+    Values, mask, and the numbers of their columns; the first two as they were and None where most
+    features are there.
+    """
+    if mask is None:
+        return x, mask, None
+    columns = mask.any(dim=0).nonzero().squeeze(1)
+    if not 0 < len(columns) <= NARROW * mask.shape[1]:
+        return x, mask, None
+    return as_dense(x).index_select(1, columns), mask.index_select(1, columns), columns
 
 
 def mean_unmasked(total: torch.Tensor, mask: torch.Tensor | None, n_features: int) -> torch.Tensor:

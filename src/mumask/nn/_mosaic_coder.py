@@ -145,6 +145,15 @@ class MosaicDecoder(nn.Module):
         first = self.first(z)
         return self.hidden(self.after_first(first if condition is None else first + condition))
 
-    def raw(self, hidden: torch.Tensor, modality: str) -> torch.Tensor:
-        """Raw output for one modality; only the cells that need it are passed in."""
-        return self.last[modality](hidden)
+    def raw(
+        self, hidden: torch.Tensor, modality: str, outputs: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Raw output for one modality, or of it those with the numbers in `outputs`, ``(B, n)``.
+
+        Only the cells that need it are passed in.
+        """
+        last = self.last[modality]
+        if outputs is None:
+            return last(hidden)
+        weight, bias = last.weight.index_select(0, outputs), last.bias.index_select(0, outputs)
+        return F.linear(hidden, weight, bias)

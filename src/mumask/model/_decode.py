@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
@@ -20,22 +20,38 @@ from ._encode import EncodeMixin
 class DecodeMixin(EncodeMixin):
     """What the decoder says of cells."""
 
-    def _decoded(self, mdata, cells, modality, source, batches, batch_size):
-        """Minibatch by minibatch: tensors, cells with a source, hidden layers by batch asked for."""
-        module = self.module
+    _has_posterior = False
+
+    def _decoded(self, mdata, cells, source, batches, batch_size, n_samples=None):
+        """Minibatch by minibatch: tensors, cells with a source, hidden layers.
+
+        The latter a list by latent point (the mean, or draws) of lists by batch asked for.
+        """
         for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
-            inputs = module._get_generative_input(tensors, out)
-            own = inputs["covariates"]
-            hidden = []
-            for code in batches:
-                covariates = dict(own)
-                if code is not None:
-                    covariates["categories"] = own["categories"].clone()
-                    covariates["categories"][:, 0] = code
-                z = module.to_decoder(out["corrected"], covariates)
-                inputs |= {"z": z, "covariates": covariates}
-                hidden.append(module.generative(**inputs)["hidden"])
+            inputs = self.module._get_generative_input(tensors, out)
+            hidden = [
+                [self._hidden_as_if(inputs, point, code) for code in batches]
+                for point in self._latent_points(out, n_samples)
+            ]
             yield tensors, has_source, hidden
+
+    def _latent_points(self, out: dict, n_samples: int | None) -> Iterator[torch.Tensor]:
+        """Corrected latent vectors to decode, each ``(B, n_latent)``."""
+        if n_samples is None:
+            yield out["corrected"]
+            return
+        deviation = (0.5 * out["log_var"]).exp()
+        for _ in range(n_samples):
+            yield out["corrected"] + torch.randn_like(deviation) * deviation
+
+    def _hidden_as_if(self, inputs: dict, point: torch.Tensor, code: int | None) -> torch.Tensor:
+        """Hidden layer of the decoder at latent points, as if from the batch `code`, or the own."""
+        covariates = dict(inputs["covariates"])
+        if code is not None:
+            covariates["categories"] = covariates["categories"].clone()
+            covariates["categories"][:, 0] = code
+        z = self.module.to_decoder(point, covariates)
+        return self.module.generative(**inputs | {"z": z, "covariates": covariates})["hidden"]
 
     def get_normalized_expression(
         self,
@@ -47,7 +63,9 @@ class DecodeMixin(EncodeMixin):
         features: Sequence[str] | None = None,
         library_size: float | None = None,
         batch_size: int | None = None,
-    ) -> pd.DataFrame:
+        n_samples: int | None = None,
+        return_mean: bool = True,
+    ) -> pd.DataFrame | np.ndarray:
         """Decoded values of one modality, whether a cell has it or not.
 
         Parameters
@@ -73,10 +91,17 @@ class DecodeMixin(EncodeMixin):
             values have none. With dropout (``"zinb"``) it is the total before dropout.
         batch_size
             Cells per minibatch.
+        n_samples
+            Draws from the posterior of each cell that are decoded (:class:`~mumask.MaskedVAE`). By
+            default nothing is drawn, and the mean of the posterior is decoded.
+        return_mean
+            Return the mean over the draws; else all of them. How far they lie apart is what the
+            model does not know of the state of a cell. It is not the noise of counts.
 
         Returns
         -------
-        Data frame of cells x features: expected counts, probabilities (Bernoulli) or means.
+        Data frame of cells x features: expected counts, probabilities (Bernoulli) or means. With
+        `n_samples` and ``return_mean=False`` an array, ``(n_samples, n_cells, n_features)``.
 
         Examples
         --------
@@ -86,6 +111,10 @@ class DecodeMixin(EncodeMixin):
         >>> translated.shape
         (60, 12)
         >>> as_if = model.get_normalized_expression(modality="rna", transform_batch="CITE-seq")
+        >>> draws = model.get_normalized_expression(n_samples=25, return_mean=False)
+        >>> low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+        >>> low.shape
+        (180, 100)
         """
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
@@ -95,26 +124,46 @@ class DecodeMixin(EncodeMixin):
                 f"`library_size` is a number, not {library_size!r}; without it a generated modality "
                 "has the total that the model expects of each cell."
             )
+        self._check_draws(n_samples, return_mean)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
         generated = modality not in (mdata.mod if source is None else np.atleast_1d(source))
         expects = library_size is None and generated
         if library_size is None:
             library_size = float(self._state(keys.values_key(modality))["total"])
-        values = np.full((len(cells), len(columns)), np.nan, dtype=np.float32)
+        kept = 1 if return_mean else n_samples
+        values = np.full((kept, len(cells), len(columns)), np.nan, dtype=np.float32)
         start = missing = 0
         picked = torch.as_tensor(columns, device=self.device)
         for _, has_source, hidden in self._decoded(
-            mdata, cells, modality, source, batches, batch_size
+            mdata, cells, source, batches, batch_size, n_samples
         ):
             total = torch.full((len(has_source), 1), library_size, device=self.device)
-            mean = self._mean_over(hidden, modality, total, expects)
-            mean = mean[:, picked].masked_fill(~has_source[:, None], float("nan"))
-            values[start : start + len(mean)] = mean.cpu().numpy()
-            start += len(mean)
+            if return_mean:
+                hidden = [[h for of_point in hidden for h in of_point]]
+            for draw, of_point in enumerate(hidden):
+                mean = self._mean_over(of_point, modality, total, expects)[:, picked]
+                mean = mean.masked_fill(~has_source[:, None], float("nan"))
+                values[draw, start : start + len(mean)] = mean.cpu().numpy()
+            start += len(has_source)
             missing += int((~has_source).sum())
         self._warn_without_source(missing, source)
-        return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
+        if not return_mean:
+            return values
+        return pd.DataFrame(values[0], index=mdata.obs_names[cells], columns=names[columns])
+
+    def _check_draws(self, n_samples: int | None, return_mean: bool) -> None:
+        if n_samples is None and return_mean:
+            return
+        if not self._has_posterior:
+            raise ValueError(
+                f"{type(self).__name__} has no posterior to draw from: leave out `n_samples` and "
+                "`return_mean`, or take MaskedVAE."
+            )
+        if n_samples is None:
+            raise ValueError("`return_mean`=False asks for draws: say how many with `n_samples`.")
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"`n_samples`={n_samples!r}: choose an integer, at least 1.")
 
     def _mean_over(self, hidden: list, modality: str, total, expects, mask=None) -> torch.Tensor:
         """Expected values, mean over the batches that were decoded.
@@ -188,8 +237,8 @@ class DecodeMixin(EncodeMixin):
         }
         absent = {m: np.zeros(len(cells), dtype=bool) for m in wanted}
         start = 0
-        for tensors, has_source, hidden in self._decoded(
-            mdata, cells, None, None, batches, batch_size
+        for tensors, has_source, (hidden,) in self._decoded(
+            mdata, cells, None, batches, batch_size
         ):
             part = slice(start, start + len(has_source))
             start = part.stop

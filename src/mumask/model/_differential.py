@@ -183,14 +183,9 @@ class PosteriorDifferentialMixin(DifferentialMixin):
         picked = torch.as_tensor(columns, device=self.device)
         drawn = []
         for tensors, out, _ in self._encode(mdata, cells, batch_size, None):
+            (point,) = self._latent_points(out, 1)
             inputs = self.module._get_generative_input(tensors, out)
-            covariates = dict(inputs["covariates"])
-            if code is not None:
-                covariates["categories"] = covariates["categories"].clone()
-                covariates["categories"][:, 0] = code
-            noise = torch.randn_like(out["corrected"]) * (0.5 * out["log_var"]).exp()
-            z = self.module.to_decoder(out["corrected"] + noise, covariates)
-            hidden = self.module.generative(**inputs | {"z": z, "covariates": covariates})["hidden"]
+            hidden = self._hidden_as_if(inputs, point, code)
             totals = torch.full((len(hidden), 1), total, device=self.device)
             drawn.append(self.module.expected(hidden, modality, totals)[:, picked].cpu().numpy())
         return np.concatenate(drawn)

@@ -14,6 +14,8 @@ from ._encode import EncodeMixin
 class LatentMixin(EncodeMixin):
     """Means and variances of the posterior, and how well the model fits."""
 
+    _has_posterior = True
+
     def get_latent_representation(
         self,
         mdata: MuData | None = None,

@@ -213,12 +213,18 @@ def test_abundance_finds_the_enriched_type(simulated, unchanged):
         model.differential_abundance()
 
 
-def test_density_is_a_mixture_of_posteriors():
-    from scipy.stats import norm
+@pytest.mark.parametrize("dof", [None, 3.0])
+def test_density_is_a_mixture_of_posteriors(dof):
+    from scipy.stats import norm, t
 
     from mumask.model._differential import _log_density
 
-    z, mean = np.array([[0.3], [2.0]]), np.array([[0.0], [1.0]])
-    variance = np.array([[0.25], [4.0]])
-    density = norm.pdf(z, mean.T, np.sqrt(variance).T).mean(axis=1)
-    np.testing.assert_allclose(_log_density(z, mean, variance, None), np.log(density))
+    rng = np.random.default_rng(0)
+    z, mean = 3 * rng.standard_normal((40, 5)), 3 * rng.standard_normal((7, 5))
+    variance = rng.uniform(1e-3, 0.5, (7, 5))
+    places = (z[:, None], mean, np.sqrt(variance))
+    logs = norm.logpdf(*places) if dof is None else t.logpdf(z[:, None], dof, *places[1:])
+    expected = np.logaddexp.reduce(logs.sum(axis=2), axis=1) - np.log(7)
+    np.testing.assert_allclose(_log_density(z, mean, variance, dof), expected)
+    single = _log_density(*(x.astype(np.float32) for x in (z, mean, variance)), dof)
+    np.testing.assert_allclose(single, expected, rtol=1e-4)

@@ -192,6 +192,19 @@ def test_what_a_narrow_panel_lacks_is_not_decoded(specs, minibatch, monkeypatch,
     torch.testing.assert_close(few, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_wide_modalities_are_decoded_in_blocks(default_module, monkeypatch):
+    from mumask.module import _decoding
+
+    module, hidden = default_module().eval(), torch.randn(14, 8)
+    total, mask = torch.rand(14, 1) * 50, torch.rand(14, 6) < 0.7
+    for part in (None, mask):
+        whole = module.expected(hidden, "rna", total, part)
+        monkeypatch.setattr(_decoding, "BLOCK", 20)  # three cells at a time
+        blocks = module.expected(hidden, "rna", total, part, torch.tensor([4, 1]))
+        monkeypatch.undo()
+        torch.testing.assert_close(blocks, whole[:, [4, 1]])
+
+
 def test_held_out_features_reach_no_encoder(default_module, minibatch):
     held_out = {"rna": np.array([False, True] + [False] * 4)}
     module, (tensors, _) = default_module(held_out=held_out), minibatch("count")

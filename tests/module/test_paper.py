@@ -185,7 +185,7 @@ def test_masked_output(both_ways):
     module, start = ours["module"], 0
     for name, n in zip(NAMES, (6, 4, 5), strict=True):
         mask = paper["output_mask"][:, start : start + n]
-        decoded = module.expected(ours["hidden"], name, None)
+        decoded = module.expected(ours["hidden"], name, torch.zeros(len(ours["hidden"]), 1))
         close(decoded * mask, paper["output"][:, start : start + n])
         start += n
 

@@ -114,6 +114,13 @@ def test_extreme_outputs_stay_finite(likelihood, values, mask):
     assert all(p.grad.isfinite().all() for p in likelihood.parameters())
 
 
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_means_of_some_features(likelihood, raw, mask):
+    total, some = torch.full((N, 1), 20.0), torch.tensor([7, 0, 11])
+    picked = likelihood.mean(raw, total, mask, some)
+    torch.testing.assert_close(picked, likelihood.mean(raw, total, mask)[:, some])
+
+
 def test_means(likelihood, raw):
     total = torch.full((N, 1), 20.0)
     mean = likelihood.mean(raw, total)

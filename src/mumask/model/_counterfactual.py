@@ -95,7 +95,7 @@ class CounterfactualMixin(EncodeMixin):
             inputs |= {"z": self.module.to_decoder(out["corrected"], asked), "covariates": asked}
             hidden = self.module.generative(**inputs)["hidden"]
             total = torch.full((len(has_source), 1), library_size, device=self.device)
-            mean = self.module.expected(hidden, modality, total)[:, picked]
+            mean = self.module.expected(hidden, modality, total, features=picked)
             parts.append(mean.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
             missing += int((~has_source).sum())
         self._warn_without_source(missing, source)

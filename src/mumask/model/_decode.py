@@ -142,7 +142,7 @@ class DecodeMixin(EncodeMixin):
             if return_mean:
                 hidden = [[h for of_point in hidden for h in of_point]]
             for draw, of_point in enumerate(hidden):
-                mean = self._mean_over(of_point, modality, total, expects)[:, picked]
+                mean = self._mean_over(of_point, modality, total, expects, features=picked)
                 mean = mean.masked_fill(~has_source[:, None], float("nan"))
                 values[draw, start : start + len(mean)] = mean.cpu().numpy()
             start += len(has_source)
@@ -165,7 +165,9 @@ class DecodeMixin(EncodeMixin):
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"`n_samples`={n_samples!r}: choose an integer, at least 1.")
 
-    def _mean_over(self, hidden: list, modality: str, total, expects, mask=None) -> torch.Tensor:
+    def _mean_over(
+        self, hidden: list, modality: str, total, expects, mask=None, features=None
+    ) -> torch.Tensor:
         """Expected values, mean over the batches that were decoded.
 
         Where `expects` (one boolean, or one per cell, ``(B, 1)``) is True, the total that the
@@ -179,7 +181,7 @@ class DecodeMixin(EncodeMixin):
             else:
                 chosen = torch.as_tensor(expects, device=total.device)
                 expected = torch.where(chosen, expected, total)
-            parts.append(self.module.expected(h, modality, expected, mask))
+            parts.append(self.module.expected(h, modality, expected, mask, features))
         return sum(parts) / len(parts)
 
     def impute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -187,7 +188,8 @@ class PosteriorDifferentialMixin(DifferentialMixin):
             inputs = self.module._get_generative_input(tensors, out)
             hidden = self._hidden_as_if(inputs, point, code)
             totals = torch.full((len(hidden), 1), total, device=self.device)
-            drawn.append(self.module.expected(hidden, modality, totals)[:, picked].cpu().numpy())
+            values = self.module.expected(hidden, modality, totals, features=picked)
+            drawn.append(values.cpu().numpy())
         return np.concatenate(drawn)
 
     def differential_abundance(
@@ -370,11 +372,15 @@ def _chosen(obs: pd.DataFrame, cells, argument: str) -> np.ndarray:
 
 def _log_density(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, dof) -> np.ndarray:
     """Log density of the mixture of posteriors at the places `z`, shape ``(n,)``."""
-    dist = torch.distributions
-    mean, scale = torch.as_tensor(mean), torch.as_tensor(variance).sqrt()
-    parts = dist.Normal(mean, scale) if dof is None else dist.StudentT(dof, mean, scale)
-    mixture = dist.MixtureSameFamily(
-        dist.Categorical(logits=torch.zeros(len(mean))), dist.Independent(parts, 1)
-    )
-    step = max(1, 2**24 // mean.numel())  # some tens of megabytes at a time
-    return torch.cat([mixture.log_prob(part) for part in torch.as_tensor(z).split(step)]).numpy()
+    z, mean, variance = map(torch.as_tensor, (z, mean, variance))
+    if dof is None:  # squares multiplied out, in double precision: products of matrices
+        z, mean, variance = z.double(), mean.double(), variance.double()
+        shape = torch.cat([-0.5 / variance, mean / variance], dim=1).T
+        constant = mean.square() / variance + (2 * math.pi * variance).log()
+        log_probs = lambda x: torch.cat([x.square(), x], 1) @ shape - 0.5 * constant.sum(dim=1)
+    else:
+        parts = torch.distributions.StudentT(dof, mean, variance.sqrt())
+        log_probs = lambda x: parts.log_prob(x.unsqueeze(1)).sum(dim=2)
+    step = max(1, 2**22 // mean.numel())  # some megabytes at a time
+    blocks = [log_probs(x).logsumexp(dim=1) for x in z.split(step)]
+    return (torch.cat(blocks) - math.log(len(mean))).numpy()

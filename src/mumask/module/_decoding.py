@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+# Values decoded at a time: 8 MiB, which the allocator of a CPU has at hand and the caches hold.
+BLOCK = 2**21
+
 
 class Decoding:
     """Output of a :class:`MaskedVAEModule`, from its decoder's last layer on."""
@@ -56,6 +59,30 @@ class Decoding:
         """Total of all features that cells of this state have, ``(B, 1)``; None for real values."""
         return self.totals[modality](hidden) if modality in self.totals else None
 
-    def expected(self, hidden: torch.Tensor, modality: str, total, mask=None) -> torch.Tensor:
-        """Expected values of one modality, shape ``(B, n_features)``, for totals ``(B, 1)``."""
-        return self.likelihoods[modality].mean(self._raw(hidden, modality), total, mask)
+    def expected(
+        self,
+        hidden: torch.Tensor,
+        modality: str,
+        total: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Expected values of one modality on the registered scale.
+
+        Parameters
+        ----------
+        hidden, modality
+            From :meth:`generative`, ``(B, n_hidden)``; what to decode.
+        total, mask
+            Totals ``(B, 1)`` of the features in `mask` (booleans ``(B, n_features)``; None = all).
+        features
+            Numbers of the features to return; None = all.
+
+        Returns
+        -------
+        Values of shape ``(B, n_features)``, or ``(B, len(features))``.
+        """
+        mean, rows = self.likelihoods[modality].mean, max(1, BLOCK // self.n_features[modality])
+        masks = [None] * len(total.split(rows)) if mask is None else mask.split(rows)
+        blocks = zip(hidden.split(rows), total.split(rows), masks, strict=True)
+        return torch.cat([mean(self._raw(h, modality), t, m, features) for h, t, m in blocks])

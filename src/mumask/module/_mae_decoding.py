@@ -56,7 +56,14 @@ class MAEDecoding:
             return None
         return norm.share(self.decode(hidden, modality)).sum(1, keepdim=True)
 
-    def expected(self, hidden: dict, modality: str, total, mask: Tensor | None = None) -> Tensor:
+    def expected(
+        self,
+        hidden: dict,
+        modality: str,
+        total: Tensor,
+        mask: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Expected values on the registered scale, ``(B, F)``.
 
         Parameters
@@ -66,8 +73,11 @@ class MAEDecoding:
         total, mask
             Total ``(B, 1)`` to which counts are scaled, of the features in `mask` (bool
             ``(B, F)``; None = all).
+        features
+            Numbers of the features to return; None = all.
         """
-        return self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
+        values = self.encoders[modality].norm.to_values(self.decode(hidden, modality), total, mask)
+        return values if features is None else values[:, features]
 
     def reconstruction(self, tensors, hidden: dict, target: Tensor) -> dict[str, Tensor]:
         """Squared error of all measured, standardised values by modality, means by cell, ``(B,)``.

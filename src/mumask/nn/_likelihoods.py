@@ -25,6 +25,11 @@ def _of(parameter: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
     return parameter if columns is None else parameter.index_select(0, columns)
 
 
+def _picked(values: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+    """Columns of some features, ``(n, len(features))``."""
+    return values if features is None else values.index_select(1, features)
+
+
 def _hide(raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Take masked features out of a softmax; a row of which nothing is left keeps all."""
     if mask is None:
@@ -47,19 +52,29 @@ class CountLikelihood(nn.Module):
         self.n_features = n_features
 
     def log_mean(
-        self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None
+        self,
+        raw: torch.Tensor,
+        total: torch.Tensor,
+        mask: torch.Tensor | None,
+        features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Log of the expected counts, shape ``(n, n_features)``, for totals of shape ``(n, 1)``."""
-        return raw - _hide(raw, mask).logsumexp(dim=1, keepdim=True) + total.log()
+        norm = _hide(raw, mask).logsumexp(dim=1, keepdim=True)
+        return _picked(raw, features) - (norm - total.log())
 
     def mean(
-        self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None = None
+        self,
+        raw: torch.Tensor,
+        total: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Expected counts of all features in a cell with `total` counts in the features of `mask`.
+        """Expected counts in a cell with `total` counts in the features of `mask`.
 
-        Features outside of the mask are expected beside them: this is what imputes a panel.
+        Of all features, or of those whose numbers are in `features`. Features outside of the mask
+        are expected beside them: this is what imputes a panel.
         """
-        return self.log_mean(raw[:, : self.n_features], total, mask).exp()
+        return self.log_mean(raw[:, : self.n_features], total, mask, features).exp()
 
     def nll(
         self,
@@ -145,9 +160,10 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
             extra = extra * mask[at]
         return _unmasked_sum(cost, mask).index_add(0, rows, extra)
 
-    def mean(self, raw, total, mask=None):
+    def mean(self, raw, total, mask=None, features=None):
         counts, dropout = raw.chunk(2, dim=1)
-        return self.log_mean(counts, total, mask).exp() * torch.sigmoid(-dropout)
+        kept = torch.sigmoid(-_picked(dropout, features))
+        return self.log_mean(counts, total, mask, features).exp() * kept
 
 
 class Bernoulli(CountLikelihood):
@@ -176,9 +192,9 @@ class Bernoulli(CountLikelihood):
             cost = DetectionLoss.apply(_hide(raw, mask), log_total, rows, features)
         return cost if mask is None else cost * mask.any(dim=1)
 
-    def mean(self, raw, total, mask=None):
+    def mean(self, raw, total, mask=None, features=None):
         """Probability of every feature, shape ``(n, n_features)``, given `total` open ones."""
-        return -torch.expm1(-self.log_excess.exp() * super().mean(raw, total, mask))
+        return -torch.expm1(-self.log_excess.exp() * super().mean(raw, total, mask, features))
 
 
 class Gaussian(nn.Module):
@@ -213,8 +229,9 @@ class Gaussian(nn.Module):
         log_sigma = _of(self.log_sigma, columns)
         return _unmasked_sum(0.5 * (residual * (-log_sigma).exp()) ** 2 + log_sigma, mask)
 
-    def mean(self, raw, total=None, mask=None):
+    def mean(self, raw, total=None, mask=None, features=None):
         """Expected values, shape ``(n, n_features)``."""
+        raw = _picked(raw, features)
         return F.relu(raw) if self.nonnegative else raw
 
 

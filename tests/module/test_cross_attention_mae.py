@@ -149,6 +149,36 @@ def test_a_hidden_value_has_no_influence_on_any_prediction():
             assert torch.equal(predicted["predictions"][other], generative["predictions"][other])
 
 
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.3])
+def test_a_hidden_modality_is_predicted_as_users_get_it(mask_ratio):
+    """All of it, each value from the cell alone; of a modality that is shown only hidden tokens."""
+    panel = np.ones((2, 30), dtype=bool)
+    panel[0, :12] = False
+    module = make(modality_dropout=0.5, mask_ratio=mask_ratio, input_panel="own", panel=panel)
+    module.train()
+    tensors = batch_of()
+    inference, generative, _ = module(tensors)
+    assert (MOSAIC & ~inference["source"]).any(dim=0).all()
+    for column, name in enumerate(SIZES):
+        rows, coder = module.rows_of(tensors, name), module.encoders[name]
+        away = ~inference["source"][rows, column]
+        mask, measured = inference["masks"][name], module.measured(tensors, name)
+        there = mask.seen | mask.is_hidden()
+        if measured is not None:
+            assert torch.equal(there, coder.tokens.group(measured).any(2))
+        assert torch.equal(mask.is_hidden()[away], there[away])
+        shown = mask.is_hidden()[~away].sum(dim=1)
+        assert (shown <= 1 + mask_ratio * there.shape[1]).all() and (
+            shown.any() == (mask_ratio > 0)
+        )
+        with torch.no_grad():
+            decoded = module.decode({**generative["hidden"]}, name)[rows]
+        predicted = generative["predictions"][name]
+        whole = away & there.all(dim=1)
+        values = coder.norm.destandardise(coder.tokens.ungroup(predicted))[whole]
+        torch.testing.assert_close(values, decoded[whole], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["panel", "layer"])
 def test_unmeasured_features_are_neither_seen_nor_scored(how):
     panel = np.ones((2, 30), dtype=bool)

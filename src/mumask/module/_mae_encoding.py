@@ -101,9 +101,11 @@ class MAEEncoding:
             mask = random_token_mask(
                 len(rows), encoder.tokens.n_tokens, ratio, tokens, device=source.device
             )
-            masks[name] = mask
-            shown = source[rows, column]
+            masks[name], shown = mask, source[rows, column]
             if not shown.all():
+                if self.hiding and self.stage == "pretrain":
+                    # To be predicted, all of it: what a cell lacks for the user is decoded so.
+                    masks[name] = mask.hiding(~shown)
                 rows, x, mask = rows[shown], x[shown], mask.rows(shown)
                 measured, missing, filled = (
                     None if part is None else part[shown] for part in (measured, missing, filled)

@@ -40,6 +40,12 @@ class TokenMask(NamedTuple):
         """The same for some rows (bool ``[n]`` or ids)."""
         return TokenMask(*(None if field is None else field[chosen] for field in self))
 
+    def hiding(self, rows: Tensor) -> TokenMask:
+        """The same with all that was visible of some rows (bool ``[n]``) hidden too."""
+        hidden = self.is_hidden() | (self.seen & rows[:, None])
+        seen = self.seen & ~rows[:, None]
+        return TokenMask(*_pack(seen), *_pack(hidden), seen)
+
     def is_hidden(self) -> Tensor:
         """Bool ``[n, t]``: the token is hidden (neither visible nor unmeasured)."""
         flags = torch.zeros_like(self.seen)

@@ -82,8 +82,9 @@ class CrossAttentionMAEModule(
     mask_ratio, finetune_mask_ratio
         Share of tokens hidden from the encoder in stage 1, and in fine-tuning (augmentation).
     modality_dropout, finetune_modality_dropout
-        Share of training cells of which random modalities (never all) are hidden entirely. This is
-        what teaches the projections that stand in for an absent modality.
+        Share of training cells of which random modalities (never all) are hidden entirely, and all
+        of them predicted. This is what teaches the projections that stand in for an absent
+        modality, and to generate it.
     decoder_context
         What decoders read: ``"cell"``, only the joint embedding (a bottleneck, so that stage 1
         trains the embedding itself), or ``"tokens"``, the fused visible tokens too (the paper).

@@ -13,8 +13,8 @@ from mumask.nn import as_dense
 from mumask.nn._fusion import Encoded
 from mumask.nn._tokens import TokenMask, random_token_mask
 
-# Rounds of decoding what a panel lacks and encoding anew. On a tenth of the genes of pbmc10k the
-# cross-entropy of unseen labels was 1.000, .660 and .629 after 0 to 2.
+# Rounds of decoding what a panel lacks and encoding anew. With RNA alone and a tenth of the genes
+# of pbmc10k, the accuracy of unseen labels was .30, .42 and .48 after 0 to 2.
 ROUNDS = 2
 
 

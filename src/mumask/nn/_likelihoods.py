@@ -20,14 +20,9 @@ def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
     return (elements if mask is None else elements * mask).sum(dim=1)
 
 
-def _of(parameter: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-    """A parameter by feature, of some features alone."""
-    return parameter if columns is None else parameter.index_select(0, columns)
-
-
 def _picked(values: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
-    """Columns of some features, ``(n, len(features))``."""
-    return values if features is None else values.index_select(1, features)
+    """Those of some features, which the last dimension counts; None = all."""
+    return values if features is None else values.index_select(-1, features)
 
 
 def _hide(raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -112,7 +107,7 @@ class NegativeBinomial(CountLikelihood):
         if mask is not None:
             seen = mask[rows, features]
             rows, features, values = rows[seen], features[seen], values[seen]
-        total, log_theta = row_sums(x, mask).clamp(min=1.0), _of(self.log_theta, columns)
+        total, log_theta = row_sums(x, mask).clamp(min=1.0), _picked(self.log_theta, columns)
         with torch.autocast(raw.device.type, enabled=False):
             cost = NegativeBinomialLoss.apply(
                 _hide(raw, mask), total, log_theta, rows, features, values
@@ -147,7 +142,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def nll(self, raw, x, mask=None, columns=None):
         raw, dropout = raw.chunk(2, dim=1)
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
-        log_theta = _of(self.log_theta, columns)
+        log_theta = _picked(self.log_theta, columns)
         zero = self._nll_of_zero(log_mu, log_theta)
         # -log(pi + (1 - pi) e^-zero) with pi = sigmoid(dropout)
         cost = F.softplus(dropout) - torch.logaddexp(dropout, -zero)
@@ -226,7 +221,7 @@ class Gaussian(nn.Module):
         residual = as_dense(x) - self.mean(raw)
         if self.unit_variance:
             return _unmasked_sum(0.5 * residual**2, mask)
-        log_sigma = _of(self.log_sigma, columns)
+        log_sigma = _picked(self.log_sigma, columns)
         return _unmasked_sum(0.5 * (residual * (-log_sigma).exp()) ** 2 + log_sigma, mask)
 
     def mean(self, raw, total=None, mask=None, features=None):

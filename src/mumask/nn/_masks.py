@@ -13,9 +13,10 @@ import torch
 from ._values import as_dense
 
 Masks = tuple[torch.Tensor, torch.Tensor]
+Schedule = Callable[[torch.Tensor], Masks]
+
 # Share of the features up to which it pays to pick them out.
 NARROW = 0.5
-Schedule = Callable[[torch.Tensor], Masks]
 
 
 def both(*masks: torch.Tensor | None) -> torch.Tensor | None:

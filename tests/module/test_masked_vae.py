@@ -164,9 +164,9 @@ def test_what_a_narrow_panel_lacks_is_not_decoded(specs, minibatch, monkeypatch,
     kinds = {"rna": likelihood, "protein": "nb", "atac": "bernoulli"}
     torch.manual_seed(2)
     module = MaskedVAEModule(specs(kinds, panel), n_categories=[2], n_hidden=8, n_latent=3)
-    decoded, raw = [], module.decoder.raw
+    decoded, outputs = [], module.decoder.outputs
     monkeypatch.setattr(
-        module.decoder, "raw", lambda *a: decoded.append((a[1], raw(*a))) or decoded[-1][1]
+        module.decoder, "outputs", lambda *a: decoded.append((a[1], outputs(*a))) or decoded[-1][1]
     )
 
     def run(narrow):
@@ -179,8 +179,8 @@ def test_what_a_narrow_panel_lacks_is_not_decoded(specs, minibatch, monkeypatch,
         loss = loss_of(module, tensors)[0]
         loss.backward()
         widths = {
-            values.shape[1] // module.likelihoods["rna"].n_heads
-            for name, values in decoded
+            len(layer.weight) // module.likelihoods["rna"].n_heads
+            for name, layer in decoded
             if name == "rna"
         }
         return widths, [refined, loss, *(p.grad for p in module.parameters())]

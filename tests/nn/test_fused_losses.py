@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mumask.nn import LinearOutputs
 from mumask.nn._fused_losses import (
     DetectionLoss,
     NegativeBinomialLoss,
     _detection_whole,
     _negative_binomial_whole,
 )
+from mumask.nn._linear_outputs import WIDTH, computed
 from mumask.nn._row_kernels import SMALL, detection, negative_binomial
 
 N, F = 9, 50
@@ -46,8 +48,8 @@ def double(inputs):
 
 
 def test_by_cell_is_in_whole_matrices(inputs):
-    *one, of_theta = negative_binomial(*inputs)
     *other, exact = _negative_binomial_whole(*double(inputs))
+    *one, of_theta = negative_binomial(*inputs)
     torch.testing.assert_close([x.double() for x in one], other, rtol=2e-5, atol=2e-5)
     # At a count it is a difference of two numbers of the count's size, in single precision.
     _, _, theta, rows, columns, counts = inputs
@@ -56,32 +58,76 @@ def test_by_cell_is_in_whole_matrices(inputs):
 
 
 def test_detection_by_cell_is_in_whole_matrices(ones):
-    one, other = detection(*ones), _detection_whole(*double(ones))
+    other, one = _detection_whole(*double(ones)), detection(*ones)
     torch.testing.assert_close([x.double() for x in one], list(other), rtol=2e-5, atol=2e-5)
 
 
-def test_derivatives_of_detection(ones):
+@pytest.fixture
+def layer():
+    """Hidden units, weights and biases whose outputs are moderate, in double precision."""
+    sizes = [(N, 3), (F, 3), (F,)]
+    return [torch.randn(size, dtype=torch.double, requires_grad=True) for size in sizes]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_derivatives_of_detection(ones, layer, masked):
     raw, log_total, *where = double(ones)
-    raw = raw.nan_to_num(neginf=-5.0).clamp(-8, 8).requires_grad_()
-    apply = lambda raw, log_total: DetectionLoss.apply(raw, log_total, *where)
-    assert torch.autograd.gradcheck(apply, (raw, log_total.requires_grad_()))
+    mask = ~raw.isinf() if masked else None
+    apply = lambda *given: DetectionLoss.apply(*given[:3], mask, given[3], *where)
+    assert torch.autograd.gradcheck(apply, (*layer, log_total.requires_grad_()))
 
 
-def test_derivatives_of_whole_matrices(inputs):
+@pytest.mark.parametrize("masked", [False, True])
+def test_derivatives_of_whole_matrices(inputs, layer, masked):
     raw, total, theta, *counts = double(inputs)
-    raw, log_theta = raw.nan_to_num(neginf=-5.0).requires_grad_(), theta.log().requires_grad_()
-    apply = lambda raw, log_theta: NegativeBinomialLoss.apply(raw, total, log_theta, *counts)
-    assert torch.autograd.gradcheck(apply, (raw, log_theta))
+    mask = ~raw.isinf() if masked else None
+    apply = lambda *given: NegativeBinomialLoss.apply(*given[:3], mask, total, given[3], *counts)
+    assert torch.autograd.gradcheck(apply, (*layer, theta.log().requires_grad_()))
+
+
+@pytest.mark.parametrize("needed", range(3))
+def test_what_is_frozen_gets_no_gradient(ones, layer, needed):
+    _, log_total, *where = ones
+    layer = [x.detach().float().requires_grad_(i == needed) for i, x in enumerate(layer)]
+    DetectionLoss.apply(*layer, None, log_total, *where).sum().backward()
+    assert [x.grad is not None for x in layer] == [i == needed for i in range(3)]
+
+
+def test_outputs_in_blocks_are_those_of_a_layer():
+    layer = torch.nn.Linear(6, 2 * WIDTH + 7)
+    outputs = LinearOutputs(torch.randn(5, 6), layer.weight, layer.bias)
+    with torch.no_grad():
+        found, precision = computed(*outputs)
+    torch.testing.assert_close(found, outputs.raw())
+    assert precision == torch.float32
+    scale, shift = torch.rand(2, 2 * WIDTH + 7)
+    torch.testing.assert_close(outputs.scaled(scale, shift).raw(), outputs.raw() * scale + shift)
+
+
+def test_mixed_precision_rounds_products_and_nothing_else(ones, layer):
+    _, log_total, *where = ones
+    results = []
+    for mixed in (False, True):
+        parts = [x.detach().float().requires_grad_() for x in layer]
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            cost = DetectionLoss.apply(*parts, None, log_total, *where)
+        cost.sum().backward()
+        results.append([cost, *(x.grad for x in parts)])
+    assert all(x.dtype == torch.float32 for x in results[1])
+    for exact, rounded in zip(*results, strict=True):
+        assert not torch.equal(rounded, exact)
+        assert (rounded - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize("function", [negative_binomial, detection])
 def test_any_number_of_threads_gives_the_same(inputs, ones, function):
     given = ones if function is detection else inputs
-    alone, before = function(*given), torch.get_num_threads()
+    again = lambda: function(given[0].clone(), *given[1:])  # which is overwritten
+    alone, before = again(), torch.get_num_threads()
     try:
         for threads in (2, 3, N + 1):
             torch.set_num_threads(threads)
-            for one, other in zip(function(*given), alone, strict=True):
+            for one, other in zip(again(), alone, strict=True):
                 assert torch.equal(one, other)
     finally:
         torch.set_num_threads(before)
@@ -108,5 +154,5 @@ def test_small_means_keep_their_precision(inputs):
     theta, nothing = torch.full((F,), 50.0), [part[:0] for part in counts]  # counts add to it
     raw = raw.nan_to_num(neginf=-5.0) * 0.1
     given = (raw, total.clamp(max=1), theta, *nothing)
-    of_theta, exact = negative_binomial(*given)[2], _negative_binomial_whole(*double(given))[2]
+    exact, of_theta = _negative_binomial_whole(*double(given))[2], negative_binomial(*given)[2]
     assert (of_theta - exact).abs().max() < 1e-9  # without it 6e-8

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mumask import CrossAttentionMAE, MaskedVAE
-from mumask.nn import LIKELIHOODS
+from mumask.nn import LIKELIHOODS, LinearOutputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -71,11 +71,11 @@ def test_counts_cost_the_same_on_both_devices():
     likelihood = LIKELIHOODS["nb"](300)
     x = torch.poisson(torch.rand(20, 300).pow(3) * 15).to_sparse_csr()
     results = {}
-    raw = torch.randn(20, 300)
+    layer = [torch.randn(20, 8), torch.randn(300, 8), torch.randn(300)]
     for device in ("cpu", "cuda"):
         likelihood.to(device)
-        outputs = raw.to(device).requires_grad_()
+        outputs = LinearOutputs(*(part.to(device).requires_grad_() for part in layer))
         cost = likelihood.nll(outputs, x.to(device))
-        gradients = torch.autograd.grad(cost.sum(), [outputs, likelihood.log_theta])
+        gradients = torch.autograd.grad(cost.sum(), [*outputs, likelihood.log_theta])
         results[device] = [result.detach().cpu() for result in (cost, *gradients)]
     torch.testing.assert_close(results["cuda"], results["cpu"], rtol=1e-4, atol=1e-4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mumask.nn import LinearOutputs
+
 # Values decoded at a time: 8 MiB, which the allocator of a CPU has at hand and the caches hold.
 BLOCK = 2**21
 
@@ -16,24 +18,21 @@ class Decoding:
         gaussian = self.likelihoods[name].support == "real"
         return gaussian and self.transforms[name].standardize and not self.paper_outputs
 
-    def _raw(
+    def _outputs(
         self, hidden: torch.Tensor, name: str, columns: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """What the likelihood of a modality takes of its features, or of those in `columns`.
-
-        Shape ``(n, n_heads * n_features)``.
-        """
-        outputs = columns
+    ) -> LinearOutputs:
+        """What the likelihood of a modality takes of its features, or of those in `columns`."""
+        numbers = columns
         if columns is not None:
             heads = range(self.likelihoods[name].n_heads)
-            outputs = torch.cat([columns + head * self.n_features[name] for head in heads])
-        raw = self.decoder.raw(hidden, name, outputs)
+            numbers = torch.cat([columns + head * self.n_features[name] for head in heads])
+        outputs = self.decoder.outputs(hidden, name, numbers)
         if not self._in_spreads(name):
-            return raw
+            return outputs
         center, spread = self.transforms[name].center, self.transforms[name].spread
         if columns is not None:
             center, spread = center[columns], spread[columns]
-        return center + spread * raw
+        return outputs.scaled(spread, center)
 
     def cost(
         self,
@@ -47,7 +46,7 @@ class Decoding:
 
         Of all features or, as :func:`mumask.nn.narrowed` gives them, of those in `columns`.
         """
-        return self.likelihoods[name].nll(self._raw(hidden, name, columns), x, mask, columns)
+        return self.likelihoods[name].nll(self._outputs(hidden, name, columns), x, mask, columns)
 
     def to_decoder(self, corrected: torch.Tensor, covariates: dict) -> torch.Tensor:
         """Undo the latent arithmetic for the given covariates: ``Z1 = Z2 - sign * E``."""
@@ -85,4 +84,6 @@ class Decoding:
         mean, rows = self.likelihoods[modality].mean, max(1, BLOCK // self.n_features[modality])
         masks = [None] * len(total.split(rows)) if mask is None else mask.split(rows)
         blocks = zip(hidden.split(rows), total.split(rows), masks, strict=True)
-        return torch.cat([mean(self._raw(h, modality), t, m, features) for h, t, m in blocks])
+        layer = self._outputs(hidden, modality)
+        decoded = lambda rows_of_hidden: layer._replace(hidden=rows_of_hidden).raw()
+        return torch.cat([mean(decoded(h), t, m, features) for h, t, m in blocks])

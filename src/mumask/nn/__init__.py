@@ -7,6 +7,7 @@ from ._inputs import InputNorm
 from ._label_head import LabelHead
 from ._layers import ACTIVATIONS
 from ._likelihoods import LIKELIHOODS
+from ._linear_outputs import LinearOutputs
 from ._masks import (
     SCHEDULES,
     both,
@@ -35,6 +36,7 @@ __all__ = [
     "InputNorm",
     "InputTransform",
     "LabelHead",
+    "LinearOutputs",
     "MosaicDecoder",
     "MosaicEncoder",
     "TotalHead",

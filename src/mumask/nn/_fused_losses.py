@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from . import _row_kernels
+from ._linear_outputs import computed, passed_back
 from ._row_kernels import SMALL
 
 
@@ -81,12 +82,28 @@ def _by_cell(raw: torch.Tensor) -> bool:
     return raw.device.type == "cpu" and raw.dtype == torch.float32
 
 
+def excluded(mask: torch.Tensor) -> torch.Tensor:
+    """Elements to take out of a softmax: those masked, but for cells of which nothing is left."""
+    return ~mask & mask.any(dim=1, keepdim=True)
+
+
+def _unmasked(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.dtype]:
+    """Outputs, -inf where masked, and the precision of their products."""
+    raw, dtype = computed(hidden, weight, bias)
+    if mask is not None:
+        raw.masked_fill_(excluded(mask), float("-inf"))
+    return raw, dtype
+
+
 class NegativeBinomialLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of counts with mean ``total * softmax(raw)``.
 
-    Call as ``NegativeBinomialLoss.apply(raw, total, log_theta, rows, columns, counts)`` with `raw`
-    of shape ``(n, n_features)`` (-inf at masked features), `total` ``(n, 1)``, `log_theta`
-    ``(n_features,)`` and the unmasked non-zero counts as coordinates, by row; returns shape ``(n,)``.
+    Call as ``NegativeBinomialLoss.apply(hidden, weight, bias, mask, total, log_theta, rows, columns,
+    counts)``: the parts of :class:`LinearOutputs`, which give `raw` ``(n, n_features)``, what of it
+    counts (booleans, or None for all), `total` ``(n, 1)``, `log_theta` ``(n_features,)`` and the
+    unmasked non-zero counts as coordinates, by row. Returns shape ``(n,)``.
 
     With ``r = mu / theta``, a count `x` costs ``theta log(1 + r) + x log(1 + r) - x log r`` and the
     log-gammas of the negative binomial. Its derivative to ``log mu`` is
@@ -96,29 +113,31 @@ class NegativeBinomialLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, raw, total, log_theta, rows, columns, counts):
+    def forward(ctx, hidden, weight, bias, mask, total, log_theta, rows, columns, counts):
         """Cost of every cell, and its derivatives in the same pass."""
-        raw, theta = raw.to(log_theta.dtype), log_theta.exp()  # in full precision, always
+        raw, ctx.dtype = _unmasked(hidden, weight, bias, mask)
         function = _row_kernels.negative_binomial if _by_cell(raw) else _negative_binomial_whole
-        inputs = (raw.contiguous(), total, theta, rows, columns, counts)
-        cost, *derivatives = function(*(x.detach() for x in inputs))
-        ctx.save_for_backward(theta, *derivatives)
+        with torch.autocast(raw.device.type, enabled=False):
+            theta = log_theta.exp()
+            cost, *derivatives = function(raw, total, theta, rows, columns, counts)
+        ctx.save_for_backward(hidden, weight, theta, *derivatives)
         return cost
 
     @staticmethod
     def backward(ctx, grad):
-        """Gradient to `raw` and to `log_theta`."""
-        theta, of_raw, of_theta = ctx.saved_tensors
-        grad_raw = of_raw * grad.unsqueeze(1) if ctx.needs_input_grad[0] else None
-        grad_theta = theta * (grad @ of_theta) if ctx.needs_input_grad[2] else None
-        return grad_raw, None, grad_theta, None, None, None
+        """Gradient to the layer and to `log_theta`."""
+        hidden, weight, theta, of_raw, of_theta = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        layer = passed_back(grad, of_raw, hidden, weight, needed[:3], ctx.dtype)
+        grad_theta = theta * (grad @ of_theta) if needed[5] else None
+        return *layer, None, None, grad_theta, None, None, None
 
 
 class DetectionLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of what Poisson counts of mean ``total * softmax(raw)`` show.
 
-    Call as ``DetectionLoss.apply(raw, log_total, rows, columns)`` with `raw` of shape
-    ``(n, n_features)`` (-inf at masked features), `log_total` ``(n, 1)`` and the unmasked ones as
+    Call as ``DetectionLoss.apply(hidden, weight, bias, mask, log_total, rows, columns)``, the first
+    four as for :class:`NegativeBinomialLoss`, with `log_total` ``(n, 1)`` and the unmasked ones as
     coordinates; returns shape ``(n,)``.
 
     A zero costs ``mu``, a one ``-log(1 - e^-mu)``. The means of a cell add up to its total, so
@@ -127,18 +146,19 @@ class DetectionLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, raw, log_total, rows, columns):
+    def forward(ctx, hidden, weight, bias, mask, log_total, rows, columns):
         """Cost of every cell, and its derivatives in the same pass."""
-        raw = raw.to(log_total.dtype)  # in full precision, always
+        raw, ctx.dtype = _unmasked(hidden, weight, bias, mask)
         function = _row_kernels.detection if _by_cell(raw) else _detection_whole
-        inputs = (raw.contiguous(), log_total, rows, columns)
-        cost, of_raw, of_ones = function(*(x.detach() for x in inputs))
-        ctx.save_for_backward(of_raw, log_total.exp() - of_ones.unsqueeze(1))
+        with torch.autocast(raw.device.type, enabled=False):
+            cost, of_raw, of_ones = function(raw, log_total, rows, columns)
+            of_total = log_total.exp() - of_ones.unsqueeze(1)
+        ctx.save_for_backward(hidden, weight, of_raw, of_total)
         return cost
 
     @staticmethod
     def backward(ctx, grad):
-        """Gradient to `raw` and to `log_total`."""
-        of_raw, of_total = ctx.saved_tensors
-        grad = grad.unsqueeze(1)
-        return of_raw * grad if ctx.needs_input_grad[0] else None, of_total * grad, None, None
+        """Gradient to the layer and to `log_total`."""
+        hidden, weight, of_raw, of_total = ctx.saved_tensors
+        layer = passed_back(grad, of_raw, hidden, weight, ctx.needs_input_grad[:3], ctx.dtype)
+        return *layer, None, of_total * grad.unsqueeze(1), None, None

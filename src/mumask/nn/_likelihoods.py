@@ -1,7 +1,8 @@
 """Likelihoods of one modality, in terms of the decoder's raw output.
 
-Each takes ``raw`` of shape ``(n, n_heads * n_features)`` and gives the negative log-likelihood per
-cell (``nll``) and the expected values (``mean``). Masked elements are left out of every sum and of
+Each takes the decoder's ``n_heads * n_features`` outputs and gives the negative log-likelihood per
+cell (``nll``, of :class:`LinearOutputs`) and the expected values (``mean``, of ``raw``, the outputs
+themselves). Masked elements are left out of every sum and of
 the normalisation over features, so that they have no gradient. What is masked in all cells need not
 be there at all: ``nll`` then takes the `columns` that its arguments hold.
 """
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._fused_losses import DetectionLoss, NegativeBinomialLoss
+from ._fused_losses import DetectionLoss, NegativeBinomialLoss, excluded
+from ._linear_outputs import LinearOutputs
 from ._values import as_dense, nonzeros, row_sums, sum_by_row
 
 
@@ -23,13 +25,6 @@ def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
 def _picked(values: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """Those of some features, which the last dimension counts; None = all."""
     return values if features is None else values.index_select(-1, features)
-
-
-def _hide(raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Take masked features out of a softmax; a row of which nothing is left keeps all."""
-    if mask is None:
-        return raw
-    return raw.masked_fill(~mask & mask.any(dim=1, keepdim=True), float("-inf"))
 
 
 class CountLikelihood(nn.Module):
@@ -54,7 +49,8 @@ class CountLikelihood(nn.Module):
         features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Log of the expected counts, shape ``(n, n_features)``, for totals of shape ``(n, 1)``."""
-        norm = _hide(raw, mask).logsumexp(dim=1, keepdim=True)
+        unmasked = raw if mask is None else raw.masked_fill(excluded(mask), float("-inf"))
+        norm = unmasked.logsumexp(dim=1, keepdim=True)
         return _picked(raw, features) - (norm - total.log())
 
     def mean(
@@ -73,7 +69,7 @@ class CountLikelihood(nn.Module):
 
     def nll(
         self,
-        raw: torch.Tensor,
+        outputs: LinearOutputs,
         x: torch.Tensor,
         mask: torch.Tensor | None = None,
         columns: torch.Tensor | None = None,
@@ -85,8 +81,8 @@ class CountLikelihood(nn.Module):
 class Poisson(CountLikelihood):
     """Poisson counts."""
 
-    def nll(self, raw, x, mask=None, columns=None):
-        log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
+    def nll(self, outputs, x, mask=None, columns=None):
+        log_mu = self.log_mean(outputs.raw(), row_sums(x, mask).clamp(min=1.0), mask)
         rows, features, values = nonzeros(x)
         if mask is not None:
             values = values * mask[rows, features]
@@ -102,16 +98,13 @@ class NegativeBinomial(CountLikelihood):
         super().__init__(n_features)
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
-    def nll(self, raw, x, mask=None, columns=None):
+    def nll(self, outputs, x, mask=None, columns=None):
         rows, features, values = nonzeros(x)
         if mask is not None:
             seen = mask[rows, features]
             rows, features, values = rows[seen], features[seen], values[seen]
         total, log_theta = row_sums(x, mask).clamp(min=1.0), _picked(self.log_theta, columns)
-        with torch.autocast(raw.device.type, enabled=False):
-            cost = NegativeBinomialLoss.apply(
-                _hide(raw, mask), total, log_theta, rows, features, values
-            )
+        cost = NegativeBinomialLoss.apply(*outputs, mask, total, log_theta, rows, features, values)
         return cost if mask is None else cost * mask.any(dim=1)
 
     @staticmethod
@@ -139,8 +132,8 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     n_heads = 2
 
-    def nll(self, raw, x, mask=None, columns=None):
-        raw, dropout = raw.chunk(2, dim=1)
+    def nll(self, outputs, x, mask=None, columns=None):
+        raw, dropout = outputs.raw().chunk(2, dim=1)
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
         log_theta = _picked(self.log_theta, columns)
         zero = self._nll_of_zero(log_mu, log_theta)
@@ -176,15 +169,14 @@ class Bernoulli(CountLikelihood):
         super().__init__(n_features)
         self.log_excess = nn.Parameter(torch.zeros(()))
 
-    def nll(self, raw, x, mask=None, columns=None):
+    def nll(self, outputs, x, mask=None, columns=None):
         rows, features, _ = nonzeros(x)
         if mask is not None:
             seen = mask[rows, features]
             rows, features = rows[seen], features[seen]
-        n_open = sum_by_row(raw.new_ones(len(rows), dtype=torch.float32), rows, len(raw))
-        with torch.autocast(raw.device.type, enabled=False):
-            log_total = n_open.clamp(min=1.0).log() + self.log_excess
-            cost = DetectionLoss.apply(_hide(raw, mask), log_total, rows, features)
+        n_open = sum_by_row(self.log_excess.new_ones(len(rows)), rows, len(x))
+        log_total = n_open.clamp(min=1.0).log() + self.log_excess
+        cost = DetectionLoss.apply(*outputs, mask, log_total, rows, features)
         return cost if mask is None else cost * mask.any(dim=1)
 
     def mean(self, raw, total, mask=None, features=None):
@@ -216,9 +208,9 @@ class Gaussian(nn.Module):
         if not unit_variance:
             self.log_sigma = nn.Parameter(torch.zeros(n_features))
 
-    def nll(self, raw, x, mask=None, columns=None):
+    def nll(self, outputs, x, mask=None, columns=None):
         """Negative log-likelihood (up to a constant) over unmasked features, shape ``(n,)``."""
-        residual = as_dense(x) - self.mean(raw)
+        residual = as_dense(x) - self.mean(outputs.raw())
         if self.unit_variance:
             return _unmasked_sum(0.5 * residual**2, mask)
         log_sigma = _picked(self.log_sigma, columns)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._layers import hidden_layers, normed
+from ._linear_outputs import LinearOutputs
 from ._values import FirstLayer
 
 
@@ -145,15 +146,15 @@ class MosaicDecoder(nn.Module):
         first = self.first(z)
         return self.hidden(self.after_first(first if condition is None else first + condition))
 
-    def raw(
-        self, hidden: torch.Tensor, modality: str, outputs: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Raw output for one modality, or of it those with the numbers in `outputs`, ``(B, n)``.
+    def outputs(
+        self, hidden: torch.Tensor, modality: str, numbers: torch.Tensor | None = None
+    ) -> LinearOutputs:
+        """Outputs for one modality, or of them those with the given numbers.
 
         Only the cells that need it are passed in.
         """
         last = self.last[modality]
-        if outputs is None:
-            return last(hidden)
-        weight, bias = last.weight.index_select(0, outputs), last.bias.index_select(0, outputs)
-        return F.linear(hidden, weight, bias)
+        if numbers is None:
+            return LinearOutputs(hidden, last.weight, last.bias)
+        weight, bias = last.weight.index_select(0, numbers), last.bias.index_select(0, numbers)
+        return LinearOutputs(hidden, weight, bias)

@@ -98,13 +98,15 @@ def _log_gamma_ratio(a, b):
 @_kernel
 def _negative_binomial(
     first, last, raw, highest, total, theta, inverse_theta, gammas, slopes,
-    starts, columns, counts, cost, of_raw, of_theta,
+    starts, columns, counts, at, cost, of_theta,
 ):  # fmt: skip
     n_features = raw.shape[1]
     odds, r, shrunk = np.empty((3, n_features), np.float32)
     for i in range(first, last):
-        row, slope, excess = raw[i], of_raw[i], of_theta[i]
+        row, slope, excess = raw[i], raw[i], of_theta[i]  # overwritten by its own derivative
         norm = ZERO
+        for k in range(starts[i], starts[i + 1]):
+            at[k] = row[columns[k]]
         for j in range(n_features):
             odds[j] = _exp(row[j] - highest[i])
             norm += odds[j]
@@ -134,7 +136,7 @@ def _negative_binomial(
                 gamma += _f(factorials - ratio + (x - SMALL) * math.log(t))
                 of_gamma -= _f(t * difference)
             log1p_r = excess[j] + (ONE - shrunk[j])
-            all_cost += x * (log1p_r - (row[j] - offset)) + gamma
+            all_cost += x * (log1p_r - (at[k] - offset)) + gamma
             slope[j] -= x * shrunk[j]
             all_slope -= x * shrunk[j]
             excess[j] += (x * shrunk[j] + of_gamma) * inverse_theta[j]
@@ -144,30 +146,30 @@ def _negative_binomial(
 
 
 @_kernel
-def _detection(
-    first, last, raw, highest, log_total, starts, columns, cost, of_raw, of_ones, slopes
-):
+def _detection(first, last, raw, highest, log_total, starts, columns, at, cost, of_ones):
     n_features = raw.shape[1]
     for i in range(first, last):
-        row, slope = raw[i], of_raw[i]
+        row, slope = raw[i], raw[i]  # overwritten by its own derivative
         norm = ZERO
+        for k in range(starts[i], starts[i + 1]):
+            at[k] = row[columns[k]]
         for j in range(n_features):
             slope[j] = _exp(row[j] - highest[i])
             norm += slope[j]
         offset = highest[i] + math.log(norm) - log_total[i]
         all_cost, all_slope = math.exp(log_total[i]), 0.0
         for k in range(starts[i], starts[i + 1]):
-            log_mu = row[columns[k]] - offset
+            log_mu = at[k] - offset
             mu = max(math.exp(log_mu), LEAST_MEAN)
             steep = -mu / math.expm1(-mu)  # 1 at the unlikely
             all_cost += math.log(steep) - mu - log_mu
             all_slope += steep
-            slopes[k] = steep
+            at[k] = steep
         scale = _f(all_slope) / norm
         for j in range(n_features):
             slope[j] *= scale
         for k in range(starts[i], starts[i + 1]):
-            slope[columns[k]] -= slopes[k]
+            slope[columns[k]] -= at[k]
         cost[i], of_ones[i] = all_cost, all_slope
 
 
@@ -201,20 +203,20 @@ def negative_binomial(
     """Cost of every cell and its derivatives, as whole-matrix operations would give them.
 
     See :class:`~mumask.nn._fused_losses.NegativeBinomialLoss` for the formulas, the arguments, of
-    which `rows` have to ascend, and the results.
+    which `rows` have to ascend, and the results. `raw` is overwritten by the derivative to it.
     """
-    cost, of_raw, of_theta = raw.new_empty(len(raw)), torch.empty_like(raw), torch.empty_like(raw)
+    cost, of_theta = raw.new_empty(len(raw)), torch.empty_like(raw)
     inverse = theta.reciprocal()
     tables = raw.new_empty(2, SMALL + 1, len(theta)).numpy()
     starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
     _tables(inverse.numpy(), *tables)
     inputs = [x.numpy() for x in (raw, raw.amax(dim=1), total.squeeze(1), theta, inverse)]
-    sparse = (starts, columns.numpy(), counts.numpy())
-    outputs = [x.numpy() for x in (cost, of_raw, of_theta)]
+    sparse = (starts, columns.numpy(), counts.numpy(), np.empty(len(columns), np.float32))
+    outputs = cost.numpy(), of_theta.numpy()
     _by_rows(
         len(raw), lambda *block: _negative_binomial(*block, *inputs, *tables, *sparse, *outputs)
     )
-    return cost, of_raw, of_theta
+    return cost, raw, of_theta
 
 
 def detection(
@@ -222,12 +224,13 @@ def detection(
 ) -> tuple[torch.Tensor, ...]:
     """Loss by cell and all derivatives of :class:`DetectionLoss`.
 
-    Returns the cost ``(n,)``, its derivative to `raw`, and what the ones of a cell add to that to
-    `log_total`, ``(n,)``.
+    Returns the cost ``(n,)``, its derivative to `raw`, which overwrites it, and what the ones of a
+    cell add to that to `log_total`, ``(n,)``.
     """
-    cost, of_raw, of_ones = raw.new_empty(len(raw)), torch.empty_like(raw), raw.new_empty(len(raw))
+    cost, of_ones = raw.new_empty(len(raw)), raw.new_empty(len(raw))
     starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
-    given = [x.numpy() for x in (raw, raw.amax(dim=1), log_total.squeeze(1))]
-    out = [x.numpy() for x in (cost, of_raw, of_ones, raw.new_empty(len(columns)))]
-    _by_rows(len(raw), lambda *block: _detection(*block, *given, starts, columns.numpy(), *out))
-    return cost, of_raw, of_ones
+    inputs = [x.numpy() for x in (raw, raw.amax(dim=1), log_total.squeeze(1))]
+    sparse = (starts, columns.numpy(), np.empty(len(columns), np.float32))
+    outputs = cost.numpy(), of_ones.numpy()
+    _by_rows(len(raw), lambda *block: _detection(*block, *inputs, *sparse, *outputs))
+    return cost, raw, of_ones

@@ -1,0 +1,94 @@
+"""The last layer of a decoder as the losses take it: not its outputs, but what they come from.
+
+The outputs of a modality of tens of thousands of peaks are the largest matrix of a training step. A
+loss that is given hidden units, weights and biases computes them where it needs them, overwrites
+them by its derivatives, and passes these on as they are: the gradient of a cell's loss scales its
+row, which is left to the narrow matrices on the other side of the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+# Outputs computed at a time: with their weights they stay in the second cache of a core.
+WIDTH = 512
+
+
+class LinearOutputs(NamedTuple):
+    """Outputs of a linear layer that have not been computed yet.
+
+    Attributes
+    ----------
+    hidden
+        Input of the layer, ``(n, n_hidden)``.
+    weight, bias
+        Of the layer, ``(n_outputs, n_hidden)`` and ``(n_outputs,)``.
+    """
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def raw(self) -> torch.Tensor:
+        """The outputs, ``(n, n_outputs)``."""
+        return F.linear(*self)
+
+    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> LinearOutputs:
+        """Outputs times `scale` plus `shift`, both ``(n_outputs,)``."""
+        return LinearOutputs(
+            self.hidden, self.weight * scale.unsqueeze(1), self.bias * scale + shift
+        )
+
+
+def computed(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.dtype]:
+    """Outputs of a layer in full precision, and the precision of the products that gave them.
+
+    Shape ``(n, n_outputs)``, without a way back for gradients.
+    """
+    if weight.device.type != "cpu":
+        outputs = F.linear(hidden, weight, bias)
+        return outputs.to(weight.dtype), outputs.dtype
+    outputs = weight.new_empty(len(hidden), len(weight))
+    blocks = zip(outputs.split(WIDTH, dim=1), weight.split(WIDTH), bias.split(WIDTH), strict=True)
+    for block, its_weight, its_bias in blocks:
+        product = F.linear(hidden, its_weight, its_bias)
+        block.copy_(product)
+    return outputs, product.dtype
+
+
+def passed_back(
+    grad: torch.Tensor,
+    of_raw: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    needed: Sequence[bool],
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of hidden units, weights and biases.
+
+    Parameters
+    ----------
+    grad, of_raw
+        Gradient of the loss of every cell, ``(n,)``, and the derivative of that loss to the outputs.
+    hidden, weight
+        Of the layer.
+    needed
+        Which of the three are wanted; the others are None.
+    dtype
+        Of the outputs, so of the products.
+    """
+    by_cell = grad.unsqueeze(1)
+    dtype = dtype if dtype == torch.bfloat16 else weight.dtype  # half precision would overflow
+    factor = of_raw.to(dtype)
+    of_hidden = of_weight = None
+    if needed[0]:
+        of_hidden = (factor @ weight.to(dtype)).to(hidden.dtype) * by_cell
+    if needed[1]:
+        of_weight = (factor.T @ (hidden * by_cell).to(dtype)).to(weight.dtype)
+    return of_hidden, of_weight, grad @ of_raw if needed[2] else None

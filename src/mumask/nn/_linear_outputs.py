@@ -57,8 +57,8 @@ def computed(
     outputs = weight.new_empty(len(hidden), len(weight))
     blocks = zip(outputs.split(WIDTH, dim=1), weight.split(WIDTH), bias.split(WIDTH), strict=True)
     for block, its_weight, its_bias in blocks:
-        product = F.linear(hidden, its_weight, its_bias)
-        block.copy_(product)
+        product = hidden @ its_weight.T
+        torch.add(product, its_bias, out=block)
     return outputs, product.dtype
 
 

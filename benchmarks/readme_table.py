@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from .in_brief import OURS, rivals
 from .methods import METHODS
 from .records import RESULTS, latest, read
 from .report import table_of
 from .tasks import TASKS
 
 README = Path(__file__).parents[1] / "README.md"
-OURS = ("MaskedVAE", "CrossAttentionMAE")
 OTHERS = {"peer": "best published method", "baseline": "best plain baseline"}
 BLOCK = re.compile(r"(<!-- benchmarks: .*? -->\n).*?(<!-- benchmarks end -->)", re.DOTALL)
 # What each task is about, in words, and the one score that answers it.
@@ -53,11 +53,10 @@ def rows(records: list[dict]) -> list[str]:
 
 def _cells(table: pd.DataFrame, task, score: str) -> list[str]:
     """Ours, then the best of each other group; bold is the best of all, where there is a rival."""
-    circular = table["notes"].map(lambda notes: any("circular" in note for note in notes))
-    sign = -1 if score in task.lower else 1
+    sign, others = -1 if score in task.lower else 1, rivals(table)
     found = [table[table["method"] == name] for name in OURS]
     for group in OTHERS:
-        members = table[(table["group"] == group) & ~circular]
+        members = others[others["group"] == group]
         found.append(members.loc[[(sign * members[score]).idxmax()]] if len(members) else members)
     known = [sign * float(row[score].iloc[0]) for row in found if len(row)]
     contest = any(map(len, found[: len(OURS)])) and any(map(len, found[len(OURS) :]))

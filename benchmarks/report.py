@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from .figures import bubbles, scaling
+from .in_brief import brief_section, rivals
 from .methods import GROUPS, METHODS
 from .records import latest, read
 from .studies.gpu_tables import gpu_section
@@ -54,10 +55,11 @@ def write(files: list[Path], page: Path, figures: Path) -> None:
     runs = [run for run in everything if run not in cut]
     figures.mkdir(parents=True, exist_ok=True)
     parts = [HEAD, machines(runs), short(runs)]
-    for task in TASKS.values():
-        mine = [run for run in runs if run["task"] == task.name]
-        if mine:
-            parts.append(section(task, mine, page, figures))
+    of_task = {name: [run for run in runs if run["task"] == name] for name in TASKS}
+    tables = {name: table_of(TASKS[name], mine) for name, mine in of_task.items() if mine}
+    parts += brief_section({name: table for name, table in tables.items() if len(table)})
+    for name, table in tables.items():
+        parts.append(section(TASKS[name], table, of_task[name], page, figures))
     parts += waiting(runs)
     parts += papers_section(runs)
     parts += ablation_section(by_kind["ablation"])
@@ -154,10 +156,9 @@ def table_of(task, runs: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def section(task, runs: list[dict], page: Path, figures: Path) -> str:
+def section(task, table: pd.DataFrame, runs: list[dict], page: Path, figures: Path) -> str:
     """Heading, figure, table and remarks of one task."""
     lines = [f"## {task.name}: {task.title}", "", task.description, ""]
-    table = table_of(task, runs)
     if len(table):
         figure = figures / f"{task.name}.svg"
         if len(table) > 1:  # one method has nothing to be compared with
@@ -193,9 +194,9 @@ def markdown(table: pd.DataFrame, task) -> list[str]:
     ]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     # A circular reference is no competitor and takes no bold type.
-    rivals = table[[not any("circular" in note for note in notes) for notes in table["notes"]]]
+    among = table[(table["group"] == "ours") | table.index.isin(rivals(table).index)]
     best = {
-        name: (rivals[name].min() if name in task.lower else rivals[name].max())
+        name: (among[name].min() if name in task.lower else among[name].max())
         for name in task.columns
     }
     for _, row in table.iterrows():

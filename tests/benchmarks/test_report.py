@@ -2,12 +2,15 @@
 
 import json
 
+import pandas as pd
 import pytest
 from benchmarks import report
+from benchmarks.in_brief import brief_section
 from benchmarks.studies.gpu_tables import gpu_section
 from benchmarks.studies.papers import DEFAULT, PRESET, papers_section
 from benchmarks.studies.scale_tables import out_of_core_section, scale_section
 from benchmarks.studies.tables import ablation_section, quality_section, speed_section
+from benchmarks.tasks import TASKS
 
 
 @pytest.fixture
@@ -36,6 +39,20 @@ def test_a_circular_reference_wins_nothing(page):
     row = next(line for line in page.read_text().splitlines() if line.startswith("| WNN"))
     assert "**0.950**" not in row and "0.950" in row
     assert "WNN: circular" in page.read_text()
+
+
+def test_in_brief_counts_scores_that_are_ahead_of_all_rivals():
+    rows = [
+        {"method": "MaskedVAE", "group": "ours", "notes": [], "foscttm": 0.1, "rna_mSCC": 0.5},
+        {"method": "MULTIVI", "group": "peer", "notes": [], "foscttm": 0.2, "rna_mSCC": 0.4},
+        {"method": "kNN", "group": "baseline", "notes": [], "rna_mSCC": 0.5},
+        {"method": "WNN", "group": "peer", "notes": ["circular: given"], "foscttm": 0.0},
+    ]
+    table = pd.DataFrame(rows, columns=["method", "group", "notes", *TASKS["T4b"].columns])
+    (text,) = brief_section({"T4b": table})
+    # Less is better in FOSCTTM; as good as a rival is not ahead; what nobody else has is no contest.
+    assert "| T4b | MaskedVAE | 1 of 2 | RNA mSCC 0.500, kNN 0.500 |" in text
+    assert brief_section({"T4b": table[:1]}) == []
 
 
 def test_the_figure_is_there_and_always_the_same(page, records, tmp_path):

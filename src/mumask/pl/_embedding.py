@@ -8,6 +8,8 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib import pyplot as plt
 
+from mumask.data import torch_threads_kept
+
 from ._utils import category_colors, finish, natural_order
 
 
@@ -122,8 +124,9 @@ def _umap(latent, n_neighbors, seed):
     shell = AnnData(obs=pd.DataFrame(index=np.arange(known.sum()).astype(str)))
     shell.obsm["latent"] = latent[known]
     k = min(n_neighbors, shell.n_obs - 1)
-    sc.pp.neighbors(shell, n_neighbors=k, use_rep="latent", random_state=seed)
-    sc.tl.umap(shell, random_state=seed)
+    with torch_threads_kept():
+        sc.pp.neighbors(shell, n_neighbors=k, use_rep="latent", random_state=seed)
+        sc.tl.umap(shell, random_state=seed)
     places = np.full((len(latent), 2), np.nan, np.float32)
     places[known] = shell.obsm["X_umap"]
     return places

@@ -10,7 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import matrix_of, native
+from mumask.data import matrix_of, native, torch_threads_kept
 
 from ._mudata import get_modality
 
@@ -92,8 +92,9 @@ def lognorm(
     """
     adata = get_modality(mdata, modality, layer)
     shell = AnnData(_copy(adata, layer, float_values=True))
-    sc.pp.normalize_total(shell, target_sum=target_sum)
-    sc.pp.log1p(shell)
+    with torch_threads_kept():
+        sc.pp.normalize_total(shell, target_sum=target_sum)
+        sc.pp.log1p(shell)
     adata.layers[to_layer] = shell.X
 
 

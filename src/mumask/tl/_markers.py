@@ -12,7 +12,14 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import category_name, category_names, is_binary, matrix_of, measured_by_all
+from mumask.data import (
+    category_name,
+    category_names,
+    is_binary,
+    matrix_of,
+    measured_by_all,
+    torch_threads_kept,
+)
 
 from ._values import in_memory
 
@@ -105,7 +112,7 @@ def rank_markers(
     groups, names = _checked(shell, groups, reference, groupby, modality)
     shell = shell[shell.obs["group"].isin(names)].copy()
     options = {"tie_correct": True} if method == "wilcoxon" else {}
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), torch_threads_kept():
         sc.tl.rank_genes_groups(
             shell,
             "group",
@@ -167,8 +174,9 @@ def _values(
     if layer is not None or not (stored >= 0).all() or (stored != np.round(stored)).any():
         return shell, False
     logger.info("Modality %r: counts are scaled and logarithmised for the ranking.", modality)
-    sc.pp.normalize_total(shell)
-    sc.pp.log1p(shell)
+    with torch_threads_kept():
+        sc.pp.normalize_total(shell)
+        sc.pp.log1p(shell)
     return shell, False
 
 

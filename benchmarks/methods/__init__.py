@@ -81,6 +81,10 @@ ENCODER = {
         QUERIES, "the query is encoded, not refined (`module.refine_steps = 0`)"
     ),
 }
+BF16 = {
+    "settings": {"train": {"precision": "bf16-mixed"}},
+    "notes": {"T4": "`train(precision='bf16-mixed')`, on a processor that has such instructions"},
+}
 PANELS = {
     "settings": {"random_panels": True},
     "notes": {
@@ -122,6 +126,7 @@ METHODS = {
             "mumask",
             on_request=True,
         ),
+        _ours("MaskedVAE in bf16", "masked_vae", ("T4",), on_request=True, **BF16),
         _ours("MaskedVAE + neighbours", "masked_vae", QUERIES, **NEIGHBOURS),
         _ours("MaskedVAE encoder alone", "masked_vae", QUERIES, **ENCODER),
         _ours("MaskedVAE joint + neighbours", "masked_vae", ("T3b",), **JOINT),

@@ -65,9 +65,11 @@ def speed_section(records: list[dict]) -> list[str]:
     """Cells per second and ratios."""
     if not records:
         return []
-    newest = {(r["comparison"], r["machine"]["threads"]): r for r in records}
-    rows = []
-    for (_, threads), record in newest.items():
+    measured = defaultdict(list)
+    for record in records:
+        measured[record["comparison"], record["machine"]["threads"]].append(record)
+    rows, newest = [], [members[-1] for members in measured.values()]
+    for (_, threads), (*earlier, record) in measured.items():
         ours, other = record["ours"], record["other"]
         for quantity, title in (
             ("train_cells_per_s", "training"),
@@ -75,6 +77,8 @@ def speed_section(records: list[dict]) -> list[str]:
         ):
             if quantity not in record["best"][ours]:
                 continue
+            former = [r for r in earlier if quantity in r["best"][ours]]
+            before = [r["best"][ours][quantity] / r["best"][other][quantity] for r in former]
             a, b = (record["best"][name][quantity] for name in (ours, other))
             c, d = (record["median"][name][quantity] for name in (ours, other))
             rows.append(
@@ -87,6 +91,7 @@ def speed_section(records: list[dict]) -> list[str]:
                     f"{b:,.0f}",
                     f"**{a / b:.1f}**",
                     f"{c / d:.1f}",
+                    f"{min(before):.1f}–{max(before):.1f}" if before else "",
                 ]
             )
     heads = [
@@ -98,14 +103,17 @@ def speed_section(records: list[dict]) -> list[str]:
         "other (cells/s)",
         "ratio of the best",
         "ratio of medians",
+        "earlier ratios",
     ]
-    batch = next(iter(newest.values()))["batch_size"]
-    repeats = " or ".join(str(n) for n in sorted({r["repeats"] for r in newest.values()}))
+    batch = newest[0]["batch_size"]
+    repeats = " or ".join(str(n) for n in sorted({r["repeats"] for r in newest}))
     text = (
         f"Cells per second at equal minibatches of {batch} cells, each measurement in a process of its own, the two methods in turns, "
         f"{repeats} times each (`python -m benchmarks speed`). Training: the fastest epoch after the first, data loading included. With one thread processor time "
         "counts, with more real time. For "
-        "CrossAttentionMAE and its preset `scmmae` single training steps are timed, since an epoch of the preset takes far too long."
+        "CrossAttentionMAE and its preset `scmmae` single training steps are timed, since an epoch of the preset takes far too long. "
+        "Earlier ratios are those of former versions, and of whatever processor the machine had on that day: how fast it multiplies matrices "
+        "(see Roofline) matters more to ours."
     )
     return ["\n".join(["## Speed", "", text, "", *markdown_table(heads, rows)])]
 

@@ -89,7 +89,10 @@ def test_speed_is_a_ratio():
         "machine": {"threads": 1},
     }
     (text,) = speed_section([record])
-    assert "| 900 | 300 | **3.0** | 3.0 |" in text
+    assert "| 900 | 300 | **3.0** | 3.0 |  |" in text
+    slower = {**best, "MaskedVAE": {"train_cells_per_s": 750.0}}
+    (text,) = speed_section([{**record, "best": slower}, record])
+    assert "| 900 | 300 | **3.0** | 3.0 | 2.5–2.5 |" in text
 
 
 def test_a_later_measurement_on_a_gpu_replaces_an_earlier_one():

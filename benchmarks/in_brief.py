@@ -13,10 +13,14 @@ On how many scores of a task the defaults are better than every peer and every p
 as good or better elsewhere. Circular references are no rivals."""
 
 
+def in_contest(table: pd.DataFrame) -> pd.DataFrame:
+    """The methods of a task that are not given the answer."""
+    return table[[not any("circular" in note for note in notes) for notes in table["notes"]]]
+
+
 def rivals(table: pd.DataFrame) -> pd.DataFrame:
-    """Peers and baselines of a task that are not given the answer."""
-    circular = table["notes"].map(lambda notes: any("circular" in note for note in notes))
-    return table[(table["group"] != "ours") & ~circular]
+    """Peers and baselines among them."""
+    return in_contest(table)[lambda methods: methods["group"] != "ours"]
 
 
 def brief_section(tables: dict[str, pd.DataFrame]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from .figures import bubbles, scaling
-from .in_brief import brief_section, rivals
+from .in_brief import brief_section, in_contest
 from .methods import GROUPS, METHODS
 from .records import latest, read
 from .studies.gpu_tables import gpu_section
@@ -194,7 +194,7 @@ def markdown(table: pd.DataFrame, task) -> list[str]:
     ]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     # A circular reference is no competitor and takes no bold type.
-    among = table[(table["group"] == "ours") | table.index.isin(rivals(table).index)]
+    among = in_contest(table)
     best = {
         name: (among[name].min() if name in task.lower else among[name].max())
         for name in task.columns

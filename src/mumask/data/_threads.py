@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads_kept() -> Iterator[None]:
-    """Leave torch with the number of threads that it had before.
+    """Leave torch with the number of threads that it had before; a context or a decorator.
 
     When numba's first parallel function runs, such as that of scanpy's normalisation, numba starts
     threads and sets their number for all of OpenMP, and so for torch (numba issue 9387). Someone

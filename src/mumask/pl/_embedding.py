@@ -116,6 +116,7 @@ def _latent(latent, data, n):
     return latent
 
 
+@torch_threads_kept()
 def _umap(latent, n_neighbors, seed):
     """Places [n, 2]; NaN where the latent has a NaN."""
     if latent.shape[1] == 2:
@@ -124,9 +125,8 @@ def _umap(latent, n_neighbors, seed):
     shell = AnnData(obs=pd.DataFrame(index=np.arange(known.sum()).astype(str)))
     shell.obsm["latent"] = latent[known]
     k = min(n_neighbors, shell.n_obs - 1)
-    with torch_threads_kept():
-        sc.pp.neighbors(shell, n_neighbors=k, use_rep="latent", random_state=seed)
-        sc.tl.umap(shell, random_state=seed)
+    sc.pp.neighbors(shell, n_neighbors=k, use_rep="latent", random_state=seed)
+    sc.tl.umap(shell, random_state=seed)
     places = np.full((len(latent), 2), np.nan, np.float32)
     places[known] = shell.obsm["X_umap"]
     return places

@@ -101,6 +101,7 @@ def _warn_of_empty_cells(adata: AnnData, modality: str, layer: str | None) -> No
         )
 
 
+@torch_threads_kept()
 def rank_features(values, n_top: int, flavor: str, batch=None) -> np.ndarray:
     """Which `n_top` features to keep.
 
@@ -128,18 +129,15 @@ def rank_features(values, n_top: int, flavor: str, batch=None) -> np.ndarray:
     if batch is not None:
         shell.obs["batch"] = batch.cat.remove_unused_categories().to_numpy()
         shell.obs["batch"] = shell.obs["batch"].astype("category")
-    if flavor not in ("seurat", "seurat_v3"):
+    if flavor == "seurat":
+        sc.pp.normalize_total(shell, target_sum=1e4)
+        sc.pp.log1p(shell)
+    elif flavor != "seurat_v3":
         raise ValueError(
             f"`flavor` {flavor!r} is unknown; take 'seurat', 'seurat_v3' or 'frequency'."
         )
-    with (
-        torch_threads_kept(),
-        warnings.catch_warnings(),
-    ):  # deprecations inside of scanpy that no user can act on
+    with warnings.catch_warnings():  # deprecations inside of scanpy that no user can act on
         warnings.simplefilter("ignore")
-        if flavor == "seurat":
-            sc.pp.normalize_total(shell, target_sum=1e4)
-            sc.pp.log1p(shell)
         sc.pp.highly_variable_genes(
             shell, n_top_genes=n_top, flavor=flavor, batch_key=None if batch is None else "batch"
         )

@@ -60,6 +60,7 @@ def binarize(
     adata.X = values
 
 
+@torch_threads_kept()
 def lognorm(
     mdata: MuData,
     modality: str = "rna",
@@ -92,9 +93,8 @@ def lognorm(
     """
     adata = get_modality(mdata, modality, layer)
     shell = AnnData(_copy(adata, layer, float_values=True))
-    with torch_threads_kept():
-        sc.pp.normalize_total(shell, target_sum=target_sum)
-        sc.pp.log1p(shell)
+    sc.pp.normalize_total(shell, target_sum=target_sum)
+    sc.pp.log1p(shell)
     adata.layers[to_layer] = shell.X
 
 

@@ -30,6 +30,7 @@ MIN_CELLS = 2
 METHODS = ("wilcoxon", "t-test", "t-test_overestim_var")
 
 
+@torch_threads_kept()
 def rank_markers(
     mdata: MuData,
     groupby: str,
@@ -112,7 +113,7 @@ def rank_markers(
     groups, names = _checked(shell, groups, reference, groupby, modality)
     shell = shell[shell.obs["group"].isin(names)].copy()
     options = {"tie_correct": True} if method == "wilcoxon" else {}
-    with np.errstate(divide="ignore", invalid="ignore"), torch_threads_kept():
+    with np.errstate(divide="ignore", invalid="ignore"):
         sc.tl.rank_genes_groups(
             shell,
             "group",
@@ -174,9 +175,8 @@ def _values(
     if layer is not None or not (stored >= 0).all() or (stored != np.round(stored)).any():
         return shell, False
     logger.info("Modality %r: counts are scaled and logarithmised for the ranking.", modality)
-    with torch_threads_kept():
-        sc.pp.normalize_total(shell)
-        sc.pp.log1p(shell)
+    sc.pp.normalize_total(shell)
+    sc.pp.log1p(shell)
     return shell, False
 
 

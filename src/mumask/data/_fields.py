@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import rich.markup
 import rich.pretty  # scvi-tools prints the setup with it and does not import it
 import rich.table
 from scvi.data.fields import BaseAnnDataField
@@ -45,8 +46,9 @@ class MosaicField(BaseAnnDataField):
         table.add_column("Entry")
         table.add_column("Value")
         for name, value in state_registry.items():
-            text = str(list(value) if isinstance(value, np.ndarray) else value)
-            table.add_row(name, text if len(text) < 80 else text[:77] + "...")
+            text = str(value.tolist() if isinstance(value, np.ndarray) else value)
+            text = text if len(text) < 80 else text[:77] + "..."
+            table.add_row(name, rich.markup.escape(text))
         return table
 
 
@@ -108,7 +110,7 @@ class CategoricalField(MosaicField):
                 f"`{self.argument}`: {self.attr_key!r} is {categories[0]!r} in every cell, so there "
                 "is no effect to remove. Leave it out, or name the column that differs.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=1,  # the command line shows warnings of mumask's own files
             )
         return self._state(categories)
 
@@ -194,6 +196,11 @@ class CategoricalCovariatesField(MosaicField):
         return np.stack(
             [field.codes(mdata, state_registry[key]) for key, field in self.fields.items()], axis=1
         )
+
+    def view_state_registry(self, state_registry: dict) -> rich.table.Table:
+        """Print the categories of each column."""
+        categories = {key: state[MAPPING] for key, state in state_registry.items()}
+        return super().view_state_registry(categories)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of categories of each column."""

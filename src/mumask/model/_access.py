@@ -123,7 +123,8 @@ class AccessMixin(BaseModelClass):
         loader = self._make_data_loader(
             adata=mdata, indices=cells, batch_size=batch_size or INFERENCE_BATCH
         )
-        with torch.no_grad():
+        # Not in an inference mode of the user: cells of a query are refined along gradients.
+        with torch.inference_mode(False), torch.no_grad():
             for tensors in loader:
                 yield {key: value.to(self.device) for key, value in tensors.items()}
 
@@ -166,6 +167,8 @@ class AccessMixin(BaseModelClass):
 def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
     """Numbers of the cells meant by numbers, booleans or names, by one of them or by a slice."""
     n = len(names)
+    if isinstance(cells, pd.Series) and len(cells) == n and pd.api.types.is_bool_dtype(cells):
+        cells = by_name(names, cells, argument)
     cells = np.ravel(np.arange(n)[cells] if isinstance(cells, slice) else cells)
     if cells.dtype == object and len(cells) and all(isinstance(c, bool | np.bool_) for c in cells):
         cells = cells.astype(bool)
@@ -183,6 +186,14 @@ def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
     if len(cells) and not (-n <= cells.min() <= cells.max() < n):
         raise IndexError(f"`{argument}` go beyond the {n} cells.")
     return cells.astype(np.int64)
+
+
+def by_name(names: pd.Index, chosen: pd.Series, argument: str) -> pd.Series:
+    """Booleans in the order of the cells, where they go by the cells' names and not by number."""
+    known = chosen.index.isin(names)
+    if known.any() and not known.all():
+        raise KeyError(f"`{argument}`: no cell named {chosen.index[~known][0]!r}.")
+    return chosen.reindex(names) if known.all() else chosen
 
 
 def feature_columns(names: pd.Index, features, modality: str) -> np.ndarray:

@@ -242,7 +242,8 @@ class CalibrationMixin(LabelsMixin):
         if self.known_types_ is None:
             raise ValueError(
                 "The model remembers no labelled cells: register labels with "
-                "setup_mudata(labels_key=...), then train with them."
+                "setup_mudata(labels_key=...), then train with them. A checkpoint from the middle "
+                "of a training has none yet either: save the model after it."
             )
         mdata, cells = self._cells(mdata, indices)
         z, logits = self._latent_and_logits(mdata, cells, source, batch_size)

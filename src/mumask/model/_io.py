@@ -30,6 +30,7 @@ FORMAT = "mumask model"
 FORMAT_VERSION = 1
 MODEL_FILE, DATA_FILE = "model.pt", "mdata.h5mu"
 WEIGHTS = "model_state_dict"  # where scvi-tools' SaveCheckpoint(load_best_on_end=True) looks
+FOR_SCVI = "attr_dict"  # where its view_setup_args and its hub look
 
 
 def to_plain(value: Any) -> Any:
@@ -187,12 +188,16 @@ class SaveLoadMixin(BaseModelClass):
             raise FileExistsError(f"{target} is a file; a model is saved to a directory.")
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists. Choose another directory or overwrite=True.")
+        if save_anndata:
+            self._check_has_data()
+        attributes, registry = self._plain_attributes(), to_plain(self.registry_)
         content = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "class": type(self).__name__,
-            "attributes": self._plain_attributes(),
-            "registry": to_plain(self.registry_),
+            "attributes": attributes,
+            "registry": registry,
+            FOR_SCVI: {**attributes, "registry_": registry},
             WEIGHTS: self.module.state_dict(),
             "with_data": save_anndata,
         }
@@ -227,6 +232,25 @@ class SaveLoadMixin(BaseModelClass):
                 f"mumask.{content['class']}.load, not with {cls.__name__}."
             )
         return content
+
+    @classmethod
+    def load_registry(cls, dir_path: str, prefix: str | None = None) -> dict:
+        """Registry of a saved model: how its data were set up.
+
+        Parameters
+        ----------
+        dir_path
+            Directory that :meth:`save` wrote.
+        prefix
+            Prefix of the file names.
+
+        Examples
+        --------
+        >>> model.save("reference")
+        >>> type(model).load_registry("reference")["setup_args"]["batch_key"]
+        'batch'
+        """
+        return cls._read(Path(dir_path), prefix)["registry"]
 
     @classmethod
     def load(

@@ -76,7 +76,8 @@ class LatentMixin(EncodeMixin):
         """Evidence lower bound, mean over cells: higher is better.
 
         The reconstruction part is scaled to full panels, one term per modality that a cell has. No
-        term is weighted, whatever the weights of the training.
+        term is weighted, whatever the weights of the training. One latent vector is drawn per cell,
+        so two calls differ by a little unless ``scvi.settings.seed`` is set before each.
 
         Parameters
         ----------

@@ -83,23 +83,26 @@ class MaskedVAE(
         Data registered with :meth:`setup_mudata`.
     n_latent
         Dimensions of the latent space; by default 20 where labels are registered, else 15 (50 with
-        the preset).
+        the preset, as below in brackets).
     n_hidden
-        Units per hidden layer.
+        Units per hidden layer; by default 128 (200).
     n_layers
-        Hidden layers of the encoder behind its first, and of the decoder.
+        Hidden layers of the encoder behind its first, and of the decoder; by default 1.
     dropout
-        Dropout rate.
+        Dropout rate; by default 0.1 (0).
     arithmetic
-        Latent vector arithmetic for covariates: ``"subtract"``, ``"add"`` or ``"none"``.
+        Latent vector arithmetic for covariates: ``"subtract"`` (as the preset), ``"add"`` or, by
+        default, ``"none"``.
     condition_encoder, condition_decoder
         Let the encoder know the covariates, so that it can discount them, and the decoder, so that
-        the latent space need not carry them.
+        the latent space need not carry them; by default False and True (both False).
     prior
-        ``"mixture"``: normal distributions, one per class or cluster, whose means, variances and
-        shares are learned; ``"clusters"``: means alone, as in the paper; or ``"standard"``.
+        ``"mixture"``, the default: normal distributions, one per class or cluster, whose means,
+        variances and shares are learned; ``"clusters"``: means alone, as in the paper; or
+        ``"standard"``.
     n_clusters
-        Number of clusters to learn where no labels are registered, at least 2 (standard prior: 0).
+        Number of clusters to learn where no labels are registered, at least 2 (standard prior: 0);
+        by default 20.
     held_out
         By modality, features that no encoder may see; they are reconstructed for every cell and
         enter the loss where they were measured.

@@ -108,7 +108,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         cls,
         adata: MuData,
         reference_model: Self | str | Path,
-        unfrozen: Sequence[str] = (),
+        unfrozen: Sequence[str] | bool = (),
         accelerator: str = "auto",
         device: int | str = "auto",
     ) -> Self:
@@ -131,8 +131,8 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
             Trained model, or the directory it was saved to. Reference data are not needed.
         unfrozen
             Beginnings of names of weights to train as well, as in ``model.module
-            .named_parameters()``: ``["encoder.first"]``, or ``[""]`` for all. Known categories
-            stay frozen in any case.
+            .named_parameters()``: ``["encoder.first"]``; True for all. Known categories stay
+            frozen in any case.
         accelerator, device
             Where the model goes, as in scvi-tools.
 
@@ -168,6 +168,8 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         model = cls(adata, **init_arguments(attributes))
         known = _transfer_weights(model.module, reference["weights"])
         model._report_new(registry)
+        if unfrozen is None or isinstance(unfrozen, bool):
+            unfrozen = [""] if unfrozen else ()
         check_is_list(unfrozen, "unfrozen")
         named = [name for name, _ in model.module.named_parameters()]
         for start in unfrozen:
@@ -236,6 +238,10 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         if self.mapped_ is None or self.mapped_["unfrozen"]:
             return steps, at_least
         return QUERY_STEPS, 1
+
+    def _check_has_data(self) -> None:
+        if self.adata is None:
+            raise ValueError("The model was loaded without data: pass them to load(adata=...).")
 
     def _check_trainable(self) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):

@@ -15,11 +15,12 @@ from mumask.train import AutoencoderTrainingPlan
 from ._calibration import LEAST_PER_TYPE
 from ._label_fitting import LabelFittingMixin
 from ._training import (
-    LOOKING,
     SPLIT,
     allow_unused_weights,
+    check_arguments,
     default_epochs,
     kept_history,
+    looks_at_held_out,
     train_on_the_rest,
 )
 
@@ -53,8 +54,9 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             Cells per step.
         **kwargs
             As in scvi-tools: `accelerator`, `devices`, `train_size` (0.9 with early stopping or
-            validation, else 1), `early_stopping`, `plan_kwargs` (such as `lr`),
-            `datasplitter_kwargs`, and whatever the trainer takes.
+            validation, else 1), `early_stopping` (of ``"validation_loss"``, here and in
+            :meth:`finetune`), `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever the
+            trainer takes.
 
         Examples
         --------
@@ -64,7 +66,9 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         >>> model.get_latent_representation().shape
         (180, 48)
         """
+        self._check_has_data()
         kwargs = {**self._stage_options["train"], **kwargs}
+        check_arguments(kwargs, self._training_plan_cls)
         default = kwargs.pop("max_epochs", None)
         if max_epochs is None:
             budget = self._budget(STEPS, 2)
@@ -131,8 +135,10 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         >>> bool(model.predict().isin(mdata.obs["cell_type"].cat.categories).all())
         True
         """
+        self._check_has_data()
         labels = self._labels_to_learn()
         kwargs = {**self._stage_options["finetune"], **kwargs}
+        check_arguments(kwargs, self._training_plan_cls)
         default = {
             "max_epochs": kwargs.pop("max_epochs", 0),
             "head_steps": kwargs.pop("head_steps", HEAD_STEPS),
@@ -191,11 +197,12 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
 
     def _run(self, max_epochs: int, batch_size: int, kwargs: dict):
         """scvi-tools' training of the stage that the module is in."""
-        train_on_the_rest(kwargs, held_out=any(kwargs.get(name) for name in LOOKING))
+        train_on_the_rest(kwargs, held_out=looks_at_held_out(kwargs))
         if not max_epochs:
             self.is_trained_ = True
             self.module.eval()
             return None
+        kwargs.setdefault("early_stopping_monitor", "validation_loss")  # every stage has one
         kwargs.setdefault("gradient_clip_val", 1.0)
         allow_unused_weights(kwargs)
         self.module.train()
@@ -243,8 +250,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
     def _split_asked_for(self, batch_size: int, kwargs: dict) -> list[np.ndarray] | None:
         """Training, validation and test cells, where the caller has a say in which these are."""
         options = kwargs.get("datasplitter_kwargs") or {}
-        looking = any(kwargs.get(name) for name in LOOKING)
-        if not (looking or SPLIT & {*kwargs, *options}):
+        if not (looks_at_held_out(kwargs) or SPLIT & {*kwargs, *options}):
             return None
         options = {name: kwargs[name] for name in SPLIT & kwargs.keys()} | options
         splitter = MosaicSplitter(self.adata_manager, batch_size=batch_size, **options)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from math import ceil
 
 import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import SaveCheckpoint, TrainingPlan
 
 from mumask.data import MosaicSplitter, keys
 from mumask.nn import SCHEDULES
@@ -18,8 +20,13 @@ STEPS = 2400
 # Cells from which the scale of the inputs is taken.
 SCALE_CELLS = 10_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 200
-# Arguments with which something looks at held-out cells.
-LOOKING = ("early_stopping", "check_val_every_n_epoch", "enable_checkpointing")
+# Arguments with which scvi-tools' trainer looks at held-out cells.
+LOOKING = (
+    "early_stopping",
+    "check_val_every_n_epoch",
+    "enable_checkpointing",
+    "learning_rate_monitor",
+)
 # Arguments that say which cells those are.
 SPLIT = {"train_size", "validation_size", "shuffle_set_split", "external_indexing"}
 
@@ -29,6 +36,33 @@ def default_epochs(
 ) -> int:
     """Epochs for a fixed budget of steps: few cells need many epochs, many cells few."""
     return min(MAX_EPOCHS, max(at_least, ceil(steps / ceil(n_cells / batch_size))))
+
+
+def looks_at_held_out(kwargs: dict) -> bool:
+    """Whether something in the arguments of a training looks at held-out cells."""
+    plateau = (kwargs.get("plan_kwargs") or {}).get("reduce_lr_on_plateau")
+    saving = any(isinstance(c, SaveCheckpoint) for c in kwargs.get("callbacks") or [])
+    return bool(plateau or saving or any(kwargs.get(name) for name in LOOKING))
+
+
+def check_arguments(kwargs: dict, plan: type[TrainingPlan]) -> None:
+    """Say at once what belongs elsewhere, and if no cell is held out for what looks at such."""
+    of_plan = {*inspect.signature(plan).parameters, *inspect.signature(TrainingPlan).parameters}
+    if misplaced := sorted(of_plan & kwargs.keys()):
+        raise TypeError(
+            f"{misplaced} belong in `plan_kwargs`: train(plan_kwargs={{{misplaced[0]!r}: ...}})."
+        )
+    options = kwargs.get("datasplitter_kwargs") or {}
+    parts = options.get("external_indexing")
+    if parts is None:
+        none = not options and kwargs.get("train_size") == 1
+    else:
+        none = len(parts) < 2 or not len(parts[1])
+    if none and looks_at_held_out(kwargs):
+        raise ValueError(
+            "Early stopping and validation look at cells that are held out, and none are. Leave "
+            "out train_size=1, or name such cells second in `external_indexing`."
+        )
 
 
 def train_on_the_rest(kwargs: dict, held_out: bool) -> None:
@@ -58,14 +92,20 @@ def kept_history(model):
     """Let scvi-tools begin a history, which it does for a model that is not trained yet.
 
     It goes on with an older one otherwise, but a query, or a model that was left at its starting
-    point, is ready for use and has none.
+    point, is ready for use and has none. And it forgets what an older one has no column for.
     """
-    ready = model.is_trained_
-    model.is_trained_ = ready and model.history_ is not None
+    ready, before = model.is_trained_, dict(model.history_ or {})
+    model.is_trained_ = ready and bool(before)
     try:
         yield
     finally:
         model.is_trained_ = model.is_trained_ or ready
+    if not model.trainer.is_global_zero:
+        return
+    n_before = max((len(values) for values in before.values()), default=0)
+    for name, values in (getattr(model.trainer.logger, "history", None) or {}).items():
+        if name not in model.history_:
+            model.history_[name] = values.set_axis(values.index + n_before)
 
 
 class MaskedTrainingMixin(UnsupervisedTrainingMixin):
@@ -108,7 +148,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             the other cells: early stopping, validation, the calibration of labels; else 1),
             `validation_size`, `early_stopping`, `plan_kwargs` (such as `lr`), `datasplitter_kwargs`,
             and whatever the trainer takes. Labels that are held back for the calibration alone are
-            learned after it; pass `train_size` to keep them as a validation set.
+            learned after it; pass `train_size` to keep them as a validation set. A checkpoint is
+            written before that: its labels are those of the classifier, uncalibrated.
 
         Examples
         --------
@@ -118,7 +159,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         >>> model.is_trained
         True
         """
+        self._check_has_data()
         self._check_trainable()
+        check_arguments(kwargs, self._training_plan_cls)
         for argument, masks in (("input_masks", input_masks), ("output_masks", output_masks)):
             strange = set(masks or {}) - set(self.modalities)
             if strange:
@@ -130,16 +173,10 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
-        plateau = (kwargs.get("plan_kwargs") or {}).get("reduce_lr_on_plateau")
-        looking = plateau or any(kwargs.get(name) for name in LOOKING)
+        looking = looks_at_held_out(kwargs)
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
         calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]
         train_on_the_rest(kwargs, held_out=looking or calibrated)
-        if looking and kwargs.get("train_size") == 1 and "datasplitter_kwargs" not in kwargs:
-            raise ValueError(
-                "Early stopping and validation look at cells of which train_size=1 leaves none: "
-                "leave it out, or pass 0.9."
-            )
         if max_epochs is None:
             max_epochs = default_epochs(
                 self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)

@@ -292,7 +292,7 @@ class CrossAttentionMAEModule(
 
     # Losses
 
-    def loss(self, tensors, inference_outputs, generative_outputs, **kwargs) -> LossOutput:
+    def loss(self, tensors, inference_outputs, generative_outputs) -> LossOutput:
         """Reconstruction loss in stage 1, cross-entropy of the labelled cells afterwards."""
         if self.stage == "finetune":
             read = self.head_input(inference_outputs["corrected"], inference_outputs["source"])
@@ -329,6 +329,7 @@ class CrossAttentionMAEModule(
             loss=loss,
             reconstruction_loss=none,
             classification_loss=loss,
+            extra_metrics={"classification_loss": loss.detach()},
             logits=logits[seen],
             true_labels=labels[seen],
             n_obs_minibatch=len(labels),

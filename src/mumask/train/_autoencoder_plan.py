@@ -43,6 +43,8 @@ class AutoencoderTrainingPlan(MaskedTrainingPlan):
             )
         super().__init__(module, lr=lr, weight_decay=weight_decay, **kwargs)
         self.betas, self.warmup = tuple(betas), warmup
+        if module.stage == "finetune":  # the loss is that of the labels alone
+            self._left_out = frozenset({"elbo", "reconstruction_loss", "kl_local", "kl_global"})
 
     def configure_optimizers(self):
         """AdamW over what the stage trains, and its schedule by step."""

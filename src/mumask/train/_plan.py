@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from scvi.train import TrainingPlan
 
@@ -42,6 +44,9 @@ class MaskedTrainingPlan(TrainingPlan):
         Keep to the prior that the module has of the decoder's weights, if any.
     """
 
+    # Means that are not written: a stage may have no such loss.
+    _left_out: frozenset[str] = frozenset()
+
     def __init__(
         self,
         module,
@@ -54,6 +59,15 @@ class MaskedTrainingPlan(TrainingPlan):
         loadings_prior: bool = True,
         **kwargs,
     ):
+        known = {
+            *inspect.signature(TrainingPlan).parameters,
+            *inspect.signature(module.loss).parameters,
+        }
+        if strange := sorted(set(kwargs) - known):
+            raise TypeError(
+                f"`plan_kwargs`: {type(self).__name__} does not know {strange}. The learning rate "
+                "is `lr`; see scvi.train.TrainingPlan for the others."
+            )
         super().__init__(
             module,
             lr=lr,
@@ -144,6 +158,7 @@ class MaskedTrainingPlan(TrainingPlan):
         once = {"on_step": False, "on_epoch": True, "batch_size": 1}
         once["sync_dist"] = self.trainer.world_size > 1  # Lightning asks for it
         self.log(f"{mode}_loss", means.pop("loss"), prog_bar=mode == "train", **once)
-        self.log_dict({f"{name}_{mode}": value for name, value in means.items()}, **once)
+        named = {f"{name}_{mode}": means[name] for name in means if name not in self._left_out}
+        self.log_dict(named, **once)
         if mode == "train" and "kl_weight" in self.loss_kwargs:
             self.log("kl_weight", self.loss_kwargs["kl_weight"], **once)

@@ -1,0 +1,180 @@
+"""What users of scvi-tools do with any model: callbacks, histories, registries, arguments."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scvi.train import SaveCheckpoint
+
+from mumask import CrossAttentionMAE, MaskedVAE
+
+SMALL = {"n_embed": 16, "n_latent": 9, "n_heads": 2, "max_tokens": 6}
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+LABELS = {"batch_key": "batch", "labels_key": "some_labels"}
+
+
+@pytest.fixture
+def attention(mosaic):
+    CrossAttentionMAE.setup_mudata(mosaic, **LABELS)
+    return CrossAttentionMAE(mosaic, **SMALL)
+
+
+@pytest.fixture
+def unlabelled(mosaic):
+    """Nothing of its own holds cells back."""
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    return MaskedVAE(mosaic, n_latent=4, n_hidden=16)
+
+
+# Validation
+
+
+@pytest.mark.parametrize("options", [{"load_best_on_end": True}, {"save_top_k": 2}])
+def test_a_checkpoint_alone_asks_for_held_out_cells(unlabelled, tmp_path, options):
+    saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss", **options)
+    unlabelled.train(max_epochs=2, callbacks=[saver], **QUIET)
+    assert len(unlabelled.validation_indices) == 9
+    assert len(unlabelled.history["validation_loss"]) == 2
+
+
+def test_a_checkpoint_of_stages(attention, tmp_path):
+    for stage in (attention.train, attention.finetune):
+        saver = SaveCheckpoint(dirpath=str(tmp_path / stage.__name__), monitor="validation_loss")
+        stage(max_epochs=2, callbacks=[saver], **QUIET)
+        assert saver.best_model_path
+
+
+def test_learning_rates_are_watched(unlabelled):
+    unlabelled.train(max_epochs=2, learning_rate_monitor=True, **QUIET)
+    assert len(unlabelled.history["validation_loss"]) == 2  # the trainer validates for it
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": True}, {"check_val_every_n_epoch": 1}])
+def test_no_cell_is_named_for_validation(unlabelled, attention, options):
+    """Before anything is trained, in each stage."""
+    cells = np.arange(90)
+    options["datasplitter_kwargs"] = {"external_indexing": [cells, cells[:0]]}
+    for model in (unlabelled, attention):
+        with pytest.raises(ValueError, match="`external_indexing`"):
+            model.train(max_epochs=1, **options, **QUIET)
+        assert not model.is_trained
+    attention.train(max_epochs=0)
+    with pytest.raises(ValueError, match="`external_indexing`"):
+        attention.finetune(max_epochs=1, **options, **QUIET)
+    assert not attention.module.finetuned
+
+
+def test_early_stopping_watches_the_loss_of_the_labels(attention):
+    """A loss that falls in every epoch stops nothing, and patience is over where it cannot."""
+    attention.train(max_epochs=0)
+    stopping = {"early_stopping": True, "early_stopping_patience": 2, "head_steps": 1, **QUIET}
+    attention.finetune(max_epochs=12, **stopping)
+    losses = attention.history["validation_loss"]["validation_loss"].to_numpy(float)
+    assert losses[5] < losses[0]
+    assert len(losses) > 5
+    before = len(losses)
+    attention.finetune(max_epochs=12, early_stopping_min_delta=1e9, **stopping)
+    assert len(attention.history["validation_loss"]) - before < 6
+
+
+# History
+
+
+def test_a_later_stage_adds_its_own_columns(attention):
+    attention.train(max_epochs=3, **QUIET)
+    attention.finetune(max_epochs=2, head_steps=1, train_size=0.8, early_stopping=True, **QUIET)
+    history = attention.history
+    assert list(history["validation_loss"].index) == [3, 4]
+    assert list(history["classification_loss_validation"].index) == [3, 4]
+    assert list(history["train_loss"].index) == [0, 1, 2, 3, 4]
+    assert list(history["elbo_train"].index) == [0, 1, 2]  # labels have none
+    assert (history["validation_loss"].to_numpy(float) > 0).all()
+
+
+def test_a_history_that_was_switched_off_can_begin(unlabelled):
+    unlabelled.train(max_epochs=1, logger=False, **QUIET)
+    assert not unlabelled.history
+    unlabelled.train(max_epochs=2, **QUIET)
+    assert len(unlabelled.history["train_loss"]) == 2
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("model", ["unlabelled", "attention"])
+def test_a_misspelled_learning_rate(model, request):
+    model = request.getfixturevalue(model)
+    with pytest.raises(TypeError, match=r"'learning_rate'.*`lr`"):
+        model.train(max_epochs=1, plan_kwargs={"learning_rate": 1.0}, **QUIET)
+
+
+def test_a_learning_rate_outside_of_the_plan(unlabelled, attention):
+    for model in (unlabelled, attention):
+        with pytest.raises(TypeError, match=r"\['lr'\] belong in `plan_kwargs`"):
+            model.train(max_epochs=1, lr=1e-3, **QUIET)
+
+
+def test_booleans_go_by_the_names_of_the_cells(mosaic, fit):
+    """A modality has an order of its own, and a mask made from its obs has that too."""
+    model = fit(mosaic, epochs=1)
+    names = mosaic.obs_names
+    chosen = pd.Series(names.str.startswith("cite"), index=names)
+    expected = model.get_latent_representation(indices=np.flatnonzero(chosen))
+    turned = chosen.iloc[::-1]
+    for mask in (turned, turned.astype("boolean"), turned.reset_index(drop=True).iloc[::-1]):
+        np.testing.assert_array_equal(model.get_latent_representation(indices=mask), expected)
+    strange = turned.rename({names[0]: "stranger"})
+    with pytest.raises(KeyError, match="'stranger'"):
+        model.get_latent_representation(indices=strange)
+
+
+@pytest.mark.parametrize("unfrozen", [True, False, None])
+def test_all_weights_of_a_query(mosaic, fit, make_mosaic, unfrozen):
+    query = make_mosaic(10, {"new": ("rna",)}, seed=1)
+    mapped = MaskedVAE.load_query_data(query, fit(mosaic, epochs=1), unfrozen=unfrozen)
+    others = [
+        weight.requires_grad
+        for name, weight in mapped.module.named_parameters()
+        if "covariates" not in name  # known batches never move, new ones always
+    ]
+    assert set(others) == {unfrozen is True}
+
+
+# Saved models
+
+
+def test_how_a_saved_model_was_set_up(mosaic, fit, tmp_path, capsys):
+    model = fit(mosaic, setup={"labels_key": "some_labels"}, epochs=1)
+    model.save(tmp_path / "model", prefix="one_")
+    registry = MaskedVAE.load_registry(tmp_path / "model", prefix="one_")
+    assert registry["setup_args"] == dict(model.registry["setup_args"])
+    states = [r["field_registries"]["X_rna"]["state_registry"] for r in (registry, model.registry)]
+    assert list(states[0]["column_names"]) == list(states[1]["column_names"])
+    MaskedVAE.view_setup_args(tmp_path / "model", prefix="one_")
+    assert "some_labels" in capsys.readouterr().out
+
+
+def test_without_data_there_is_nothing_to_train_or_save(mosaic, fit, tmp_path):
+    fit(mosaic, epochs=1).save(tmp_path / "model")
+    model = MaskedVAE.load(tmp_path / "model")
+    for ask in (model.train, lambda: model.save(tmp_path / "again", save_anndata=True)):
+        with pytest.raises(ValueError, match=r"load\(adata=...\)"):
+            ask()
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_setup_is_shown_in_full(mosaic, fit, capsys):
+    covariates = {"continuous_covariate_keys": ["age"], "categorical_covariate_keys": ["site"]}
+    model = fit(mosaic, setup=covariates, epochs=0)
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.view_anndata_setup()
+    shown = capsys.readouterr().out
+    assert f"[{mosaic.obs['age'].mean():.6f}"[:7] in shown
+    assert str(sorted(mosaic.obs["site"].astype(str).unique())) in shown
+    assert "array(" not in shown
+    assert "np.float" not in shown

@@ -74,7 +74,7 @@ def where(data: Path | None, scorer: Path | None):
 
 @app.command(cls=Several)
 def run(
-    tasks: Annotated[list[str], typer.Argument(help="T1 T1b T2 T3 T4 T4b T5 T5b, or all.")],
+    tasks: Annotated[list[str], typer.Argument(help="T1 T1b T2 T3 T3b T4 T4b T5 T5b, or all.")],
     methods: Annotated[
         list[str], typer.Option(help="Methods or groups (ours, peer, baseline, all).")
     ] = ("all",),

@@ -25,7 +25,8 @@ that its documentation names. Scores are medians over seeds, with the range in b
 T4b, T5, T5b), it does so for every method alike. Leiden scores are taken at the resolution of best NMI, chosen with the labels and so optimistic for everyone.
 Supervised scores are taken only on cells whose labels the method has not seen.
 
-Peers run in environments of their own where they need one; their pins are in `benchmarks/environments/`. To repeat:
+Peers run in environments of their own where they need one; their pins are in `benchmarks/environments/`. To repeat,
+with the folder of the data sets in the environment variable `MUMASK_DATA` and the file of the scores beside it (or named by `--scorer FILE`):
 
 ```bash
 python -m benchmarks run all --methods ours       # ours; peer, baseline and single names work too

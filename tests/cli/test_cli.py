@@ -218,6 +218,14 @@ def test_wrong_options(source, options, message, monkeypatch):
     assert message in only_line(result)
 
 
+def test_a_batch_column_of_one_value_is_said(source):
+    mdata = mudata.read_h5mu(source)
+    mdata.obs["run"] = "one"
+    mdata.write(source)
+    _, result = integrate(source, "--batch-key", "run")
+    assert "'run' is 'one' in every cell" in result.stderr
+
+
 def test_wrong_files(source):
     folder = source.parent
     mdata = mudata.read_h5mu(source)

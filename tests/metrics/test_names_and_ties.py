@@ -66,3 +66,10 @@ class TestNamesThatAreNumbers:
         with pytest.raises(ValueError, match="No label is among the classes.*'B', 'T'.*'0', '1'"):
             metrics.expected_calibration_error(table, [0, 1])
         assert metrics.expected_calibration_error(table, ["B", "new"]) == 0.5
+
+
+def test_data_in_the_place_of_a_representation(mosaic):
+    """An array of a MuData would take minutes and gigabytes."""
+    for data in (mosaic, mosaic["rna"]):
+        with pytest.raises(TypeError, match=r"Pass the representation to score: mdata.obsm"):
+            metrics.silhouette(data, mosaic.obs["cell_type"])

@@ -68,14 +68,37 @@ def test_duplicate_cell_names_in_a_modality(mosaic):
     mdata["rna"].obs_names = names
     with pytest.raises(ValueError, match=r"cell names.*modality 'rna'.*obs_names_make_unique"):
         MaskedVAE.setup_mudata(mdata, batch_key="batch")
+    mdata["rna"].obs_names_make_unique()
+    mdata.update()
+    MaskedVAE.setup_mudata(mdata, batch_key=None)
 
 
 def test_duplicate_cell_names_in_the_mudata(mosaic):
     names = mosaic.obs_names.to_numpy(dtype=object, copy=True)
     names[1] = names[0]
-    mosaic.obs_names = names
-    with pytest.raises(ValueError, match=r"1 cell names .* in the MuData.*obs_names_make_unique"):
+    mosaic._obs.index = names  # the modalities keep theirs
+    with pytest.raises(ValueError, match=r"in the MuData.*mudata.MuData\(dict\(mdata.mod\)\)"):
         MaskedVAE.setup_mudata(mosaic, batch_key="batch")
+    anew = md.MuData(dict(mosaic.mod))
+    MaskedVAE.setup_mudata(anew, batch_key=None)
+
+
+@pytest.mark.parametrize("dtype", [object, str, np.complex64])
+def test_values_that_are_no_numbers(mosaic, unchanged, dtype):
+    rna = mosaic["rna"]
+    rna.layers["read"] = rna.X.toarray().astype(dtype)
+    says = ["'rna'", "layers['read'] holds", "mdata['rna'].layers['read'].astype('float32')"]
+    _stops(TypeError, mosaic, unchanged, says, layers={"rna": "read"})
+
+
+def test_a_query_of_normalised_values(mosaic, fit, make_mosaic):
+    """It has no layers of its own to register, so it is told where counts belong."""
+    mosaic["rna"].layers["counts"] = mosaic["rna"].X.copy()
+    model = fit(mosaic, setup={"layers": {"rna": "counts"}}, epochs=1)
+    query = make_mosaic(10, {"new": ("rna",)}, seed=1)
+    query["rna"].layers["counts"] = query["rna"].X * 0.3
+    with pytest.raises(ValueError, match=r"A query .* mdata\['rna'\].layers\['counts'\]"):
+        MaskedVAE.load_query_data(query, model)
 
 
 @pytest.mark.parametrize(

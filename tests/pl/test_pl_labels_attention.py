@@ -82,6 +82,13 @@ class TestAttention:
         assert "z-score (0: as the baseline)" in ax.figure.axes[-1].get_ylabel()
         assert "query" in ax.get_ylabel() and "key" in ax.get_xlabel()
 
+    def test_one_extreme_zscore_does_not_take_all_colours(self):
+        table = self.long({str(g): self.matrix(1.0) for g in range(40)}, zscore=2.0)
+        table.loc[5, "zscore"] = -100.0
+        axes = pl.attention(table, "zscore", n_groups=40)
+        assert axes[0].collections[0].norm.vmax == pytest.approx(2.0)
+        assert axes[0].collections[0].colorbar.extend == "both"
+
     def test_matrix_without_groups(self):
         (ax,) = pl.attention(self.matrix(3.0))
         assert ax.get_title() == "" and ax.collections[0].norm.vmin == 0
@@ -239,6 +246,9 @@ class TestUncertainty:
         np.testing.assert_allclose(cloud.get_offsets().data, places[1:][order])
         rims = np.asarray(axes[1].collections[0].get_linewidths())
         assert (rims > 0).sum() == 10 and (rims[-10:] > 0).all()
+        assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["flagged as new"]
+        table["mumask_new_type"] = False
+        assert pl.uncertainty(table, basis=places)[0].get_legend() is None
 
     def test_keys_in_obsm_and_obs(self):
         from anndata import AnnData

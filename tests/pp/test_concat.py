@@ -172,6 +172,14 @@ def test_bad_batches(batches, change, message):
         pp.concat_batches(batches)
 
 
+@pytest.mark.parametrize("kind", [list, lambda b: dict.fromkeys(b, "file.h5ad")])
+def test_batches_of_the_wrong_type(batches, kind):
+    with pytest.raises(
+        TypeError, match=r"Name the batches: \{|is a str, 'file.h5ad'. Read it first"
+    ):
+        pp.concat_batches(kind(batches))
+
+
 def test_recorded_panels_of_the_parts_are_kept(batches):
     """What a batch records about itself goes before what it has columns for."""
     first = pp.concat_batches(batches)

@@ -32,7 +32,10 @@ def map_query(
         Path | None, typer.Option(metavar="DIR", help="Folder to save the mapped model to.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads; by default one up to 20,000 features, else all."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing outputs.")
     ] = False,

@@ -17,7 +17,7 @@ from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
 from ._panels import find_panel, given_panel, log_panel, recorded_panels, warn_unused
 from ._rows import column_map, keep_order, row_map
 from ._scan import scan
-from ._validate import check_is_mosaic, check_names, check_values
+from ._validate import check_is_mosaic, check_names, check_numbers, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,9 @@ class MosaicManager(AnnDataManager):
         rows = row_map(mdata, field.modality)
         codes = np.zeros(adata.n_obs, dtype=np.int64)
         codes[rows[rows >= 0]] = self._batch_codes(mdata)[rows >= 0]
-        found = scan(matrix_of(adata, field.layer), codes, len(batches))
+        matrix = matrix_of(adata, field.layer)
+        check_numbers(matrix, field.modality, field.layer)
+        found = scan(matrix, codes, len(batches))
         check_values(found, adata.obs_names, field)
         n_cells = np.bincount(codes, minlength=len(batches))
 

@@ -79,7 +79,6 @@ def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> lis
 
 def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
     """Cell and feature names are unique, and every cell has a modality."""
-    _check_unique(mdata.obs_names, "cell", "the MuData", "mdata.obs_names_make_unique()")
     for name in modalities:
         adata = mdata.mod[name]
         where = f"modality {name!r}"
@@ -90,6 +89,8 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
             f"mdata[{name!r}].obs_names_make_unique(); mdata.update()",
         )
         _check_unique(adata.var_names, "feature", where, f"mdata[{name!r}].var_names_make_unique()")
+        made_anew = "mdata = mudata.MuData(dict(mdata.mod)), and its obs anew"
+        _check_unique(mdata.obs_names, "cell", "the MuData", made_anew)
         strange = np.flatnonzero(~adata.obs_names.isin(mdata.obs_names))
         if len(strange):
             raise ValueError(
@@ -135,7 +136,8 @@ def check_obs_key(mdata: MuData, key: str, argument: str) -> pd.Series:
     missing = np.flatnonzero(column.isna())
     if len(missing):
         hint = (
-            "Give unlabelled cells the name passed as `unlabeled_category`"
+            f"Give unlabelled cells the name passed as `unlabeled_category`: mdata.obs[{key!r}] = "
+            f"mdata.obs[{key!r}].astype(object).fillna('Unknown')"
             if argument == "labels_key"
             else "Fill them or drop those cells"
         )
@@ -144,6 +146,21 @@ def check_obs_key(mdata: MuData, key: str, argument: str) -> pd.Series:
             f"{name_some(mdata.obs_names, missing)}. {hint}."
         )
     return column
+
+
+def place_of(layer: str | None) -> str:
+    """Where a modality holds its values."""
+    return "X" if layer is None else f"layers[{layer!r}]"
+
+
+def check_numbers(matrix, modality: str, layer: str | None) -> None:
+    """Numbers, not text."""
+    if matrix.dtype.kind not in "biuf":
+        place = f"mdata[{modality!r}].{place_of(layer)}"
+        raise TypeError(
+            f"Modality {modality!r}: {place_of(layer)} holds {matrix.dtype}, no numbers. Convert "
+            f"it: {place} = {place}.astype('float32')."
+        )
 
 
 def check_values(found: Scan, names: pd.Index, field: ModalityField) -> None:
@@ -165,7 +182,8 @@ def check_values(found: Scan, names: pd.Index, field: ModalityField) -> None:
     if support in ("count", "binary"):
         raw = (
             f"Register the raw counts, layers={{{modality!r}: 'counts'}}, or choose "
-            f"likelihoods={{{modality!r}: 'gaussian'}} for normalised values."
+            f"likelihoods={{{modality!r}: 'gaussian'}} for normalised values. A query needs counts "
+            f"where its reference had them: mdata[{modality!r}].{place_of(field.layer)}."
         )
         if support == "binary":
             raw = (
@@ -183,5 +201,5 @@ def check_values(found: Scan, names: pd.Index, field: ModalityField) -> None:
             found.zero_rows,
             "no non-zero value at all",
             f"Drop these cells from mdata[{modality!r}] (the modality then counts as missing for "
-            "them, which is not the same as zero), for example with muon.pp.filter_obs.",
+            "them, which is not the same as zero), for example with muon.pp.filter_obs, then mdata.update().",
         )

@@ -177,7 +177,7 @@ def mpfc_starmap() -> AnnData:
 
     Returns
     -------
-    AnnData of counts with ``obsm["spatial"]`` and ``obs["cluster"]``.
+    AnnData of counts with ``obsm["spatial"]``, ``obs["cluster"]`` and ``obs["batch"]``, the section.
 
     Raises
     ------

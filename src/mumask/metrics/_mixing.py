@@ -12,6 +12,11 @@ from sklearn.neighbors import NearestNeighbors
 
 def check_latent(latent, *labels) -> list[np.ndarray]:
     """Latent [n, d] as float array and its label vectors [n] as arrays of equal length."""
+    if hasattr(latent, "obsm"):  # numpy would walk through all of an AnnData or MuData
+        raise TypeError(
+            f"Expected an array, cells x dimensions, got {type(latent).__name__}. Pass the "
+            "representation to score: mdata.obsm['X_mumask']."
+        )
     latent = np.asarray(latent)
     if latent.ndim != 2:
         raise ValueError(f"The latent must be cells x dimensions, got shape {latent.shape}.")

@@ -86,7 +86,9 @@ def attention(
     queries = np.argsort(-extent.max(1), kind="stable")[:n_queries]
     shown = np.ix_(queries, keys)
     queries = queries[np.argsort(values.mean(0)[shown].argmax(1), kind="stable")]
-    reach = float(extent[shown].max()) or 1.0
+    # One pair of tokens with a z-score of a hundred would leave all others white.
+    most = 0.99 if value == "zscore" else 1.0
+    reach = float(np.quantile(departure[:, shown[0], shown[1]], most)) or 1.0
     scale = {"vmin": 0, "vmax": reach, "cmap": "Blues"}
     if centre is not None:
         low = max(centre - reach, 0.0) if centre else -reach  # a weight is never negative
@@ -121,6 +123,7 @@ def attention(
         shrink=min(0.8, _BAR / figure.get_figheight()),
         aspect=20,
         fraction=0.3 / figure.get_figwidth(),
+        extend="both" if most < 1 else "neither",
     )
     note = {"weight": "weight (1: spread evenly)", "zscore": "z-score (0: as the baseline)"}
     bar.set_label("attention" if centre is None else f"attention, {note[value]}")

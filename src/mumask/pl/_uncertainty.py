@@ -157,6 +157,9 @@ def _on_embedding(data, obs, keys, basis, flagged, show, save):
         ax.set_box_aspect(1)
         ax.spines[:].set_color("#CCCCCC")
         figure.colorbar(points, ax=ax, shrink=0.8)
+    if flagged is not None and flagged.any():
+        rim = {"marker": "o", "ls": "", "mfc": "none", "mec": "#222222", "ms": 5}
+        axes[0].legend([axes[0].plot([], [], **rim)[0]], ["flagged as new"], loc="best", fontsize=8)
     return finish(figure, axes, show, save)
 
 

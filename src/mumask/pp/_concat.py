@@ -74,6 +74,11 @@ def concat_batches(
     {'cite': 100, 'merfish': 30}
     >>> mumask.MaskedVAE.setup_mudata(joined, batch_key="batch")
     """
+    if not isinstance(batches, Mapping):
+        raise TypeError(
+            f"`batches` is a {type(batches).__name__}. Name the batches: "
+            "{'first': adata, 'second': adata2}."
+        )
     parts = {category_name(name): _modalities(value, modality) for name, value in batches.items()}
     if not parts:
         raise ValueError("`batches` is empty.")
@@ -104,6 +109,11 @@ def concat_batches(
 def _modalities(value, modality: str) -> dict[str, AnnData]:
     if isinstance(value, AnnData):
         return {modality: value}
+    if not isinstance(value, MuData | Mapping):
+        raise TypeError(
+            f"A batch is a {type(value).__name__}, {value!r:.40}. Read it first: an AnnData, a "
+            "MuData, or a dict of AnnData by modality."
+        )
     found = dict(value.mod if isinstance(value, MuData) else value)
     for name, adata in found.items():
         if not isinstance(adata, AnnData):

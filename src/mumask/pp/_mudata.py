@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import category_names, keep_order, kind_of_name
+from mumask.data import category_names, check_is_mosaic, keep_order, kind_of_name
 
 
 def make_mudata(modalities: Mapping[str, AnnData]) -> MuData:
@@ -49,11 +49,7 @@ def get_modality(mdata: MuData, modality: str, layer: str | None = None) -> AnnD
     ValueError
         If `mdata` is a view, to which a result would not be attached, or backed by a file.
     """
-    if not isinstance(mdata, MuData):
-        raise TypeError(
-            f"Expected a MuData, got {type(mdata).__name__}. Wrap an AnnData: "
-            "mudata.MuData({'rna': adata})."
-        )
+    check_is_mosaic(mdata)
     if modality not in mdata.mod:
         raise KeyError(f"Modality {modality!r} is not in the MuData; it has {list(mdata.mod)}.")
     if mdata.is_view:

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import is_binary
+from mumask.data import check_is_mosaic, is_binary
 
 from ._mudata import column_by_cell, copy_mudata, get_modality, kind_of, replace_modalities
 from ._select import rank_features
@@ -55,6 +55,7 @@ def prepare(
     >>> {name: ready[name].n_vars for name in ready.mod}
     {'rna': 50, 'protein': 12, 'atac': 100}
     """
+    check_is_mosaic(mdata)
     limits = {"rna": n_top_genes, "atac": n_top_peaks}
     batches = {}
     for name in mdata.mod:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mumask import MaskedVAE
 from mumask.datasets import simulate_mosaic
@@ -151,6 +152,15 @@ def test_real_values_have_differences(make_mosaic, fit):
     np.testing.assert_allclose(table["difference_mean"], gap, atol=1e-5)
 
 
+def test_the_users_inference_mode_changes_nothing(trained):
+    compare = lambda: trained.differential_expression(groupby="batch", group1="cite", silent=True)
+    expected = compare()
+    with torch.inference_mode():
+        found = compare()
+    measured = [c for c in found if c.startswith(("raw", "n_measured"))]
+    pd.testing.assert_frame_equal(found[measured].loc[expected.index], expected[measured])
+
+
 def test_a_model_without_posterior_draws_cells_only(trained):
     cells = np.array([3, 3, 5])
     decoded = trained.get_normalized_expression(indices=[3, 3, 5], modality="rna").to_numpy()
@@ -213,6 +223,17 @@ def test_abundance_finds_the_enriched_type(simulated, unchanged):
         model.differential_abundance()
 
 
+def test_abundance_without_the_cells_of_a_sample(trained):
+    """As in a part of the data, whose columns keep the names of all samples."""
+    copy = trained.adata.copy()
+    copy.obs["sample"] = copy.obs["donor"].astype(str)
+    expected = trained.differential_abundance(copy, sample_key="sample")
+    copy.obs["sample"] = pd.Categorical(copy.obs["sample"], categories=["d0", "d1", "d2", "d3"])
+    found = trained.differential_abundance(copy, sample_key="sample")
+    assert list(found.columns) == ["d1", "d2", "d3"]
+    pd.testing.assert_frame_equal(found, expected)
+
+
 @pytest.mark.parametrize("dof", [None, 3.0])
 def test_density_is_a_mixture_of_posteriors(dof):
     from scipy.stats import norm, t
@@ -226,5 +247,7 @@ def test_density_is_a_mixture_of_posteriors(dof):
     logs = norm.logpdf(*places) if dof is None else t.logpdf(z[:, None], dof, *places[1:])
     expected = np.logaddexp.reduce(logs.sum(axis=2), axis=1) - np.log(7)
     np.testing.assert_allclose(_log_density(z, mean, variance, dof), expected)
+    many = _log_density(np.tile(z, (4000, 1)), mean, variance, dof)  # in several steps
+    np.testing.assert_allclose(many, np.tile(expected, 4000))
     single = _log_density(*(x.astype(np.float32) for x in (z, mean, variance)), dof)
     np.testing.assert_allclose(single, expected, rtol=1e-4)

@@ -205,6 +205,25 @@ def test_wide_modalities_are_decoded_in_blocks(default_module, monkeypatch):
         torch.testing.assert_close(blocks, whole[:, [4, 1]])
 
 
+def test_mixed_precision_leaves_the_unit_of_real_values_alone(specs, minibatch):
+    """Values of 1,000 with a spread of 1 cost what the same values around 0 cost."""
+    from mumask.module import MaskedVAEModule
+
+    spec = specs(dict.fromkeys(NAMES, "gaussian"))
+    tensors, _ = minibatch("real")
+    costs = []
+    for shift in (0.0, 1000.0):
+        torch.manual_seed(0)
+        module = MaskedVAEModule(spec, n_categories=[2], n_hidden=8, n_latent=3, dropout=0.0)
+        moved = {k: x + shift if k.startswith("X_") else x for k, x in tensors.items()}
+        module.fit_inputs([tensors])
+        for transform in module.transforms.values():
+            transform.center += shift
+        with torch.autocast("cpu", torch.bfloat16):
+            costs.append(loss_of(module, moved)[2].reconstruction_loss["rna"])
+    torch.testing.assert_close(costs[1], costs[0], rtol=0.01, atol=0.01)
+
+
 def test_held_out_features_reach_no_encoder(default_module, minibatch):
     held_out = {"rna": np.array([False, True] + [False] * 4)}
     module, (tensors, _) = default_module(held_out=held_out), minibatch("count")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mumask.nn import LinearOutputs
+from mumask.nn import LIKELIHOODS, LinearOutputs
 from mumask.nn._fused_losses import (
     DetectionLoss,
     NegativeBinomialLoss,
     _detection_whole,
     _negative_binomial_whole,
 )
-from mumask.nn._linear_outputs import WIDTH, computed
+from mumask.nn._linear_outputs import WIDTH, computed, passed_back
 from mumask.nn._row_kernels import SMALL, detection, negative_binomial
 
 N, F = 9, 50
@@ -117,6 +117,39 @@ def test_mixed_precision_rounds_products_and_nothing_else(ones, layer):
     for exact, rounded in zip(*results, strict=True):
         assert not torch.equal(rounded, exact)
         assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+def test_mixed_precision_does_not_round_the_shift():
+    """A thousand is rounded by four, the spread around it is a tenth."""
+    layer = torch.nn.Linear(6, 8)
+    outputs = LinearOutputs(torch.randn(5, 6), layer.weight, layer.bias)
+    outputs = outputs.scaled(torch.full((8,), 0.1), torch.full((8,), 1e3))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = outputs.raw()
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - outputs.raw()).abs().max() < 0.005
+
+
+def test_half_precision_overflows_only_where_the_gradient_does():
+    """The derivative of a deep cell does, times the gradient of its loss it does not."""
+    grad, of_raw, weight = torch.full((3,), 1e-3), torch.full((3, 4), 1e4), torch.full((4, 2), 10.0)
+    hidden = torch.ones(3, 2, dtype=torch.half)
+    given = (grad, of_raw, hidden, weight, [True] * 3, torch.half)
+    with torch.no_grad():
+        of_hidden, of_weight, of_bias = passed_back(*given)
+    torch.testing.assert_close(of_hidden, torch.full((3, 2), 400.0, dtype=torch.half))
+    torch.testing.assert_close(of_weight, torch.full((4, 2), 30.0))
+    torch.testing.assert_close(of_bias, torch.full((4,), 30.0))
+
+
+@pytest.mark.parametrize("kind", ["nb", "bernoulli"])
+def test_second_derivatives_are_refused(layer, kind):
+    """Also those that pass by what lies before the layer: else a part of them would be missing."""
+    before = torch.randn(N, 3, dtype=torch.double, requires_grad=True)
+    outputs = LinearOutputs(before * layer[0], *layer[1:])
+    cost = LIKELIHOODS[kind](F).double().nll(outputs, torch.ones(N, F).double())
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(cost.sum(), before, create_graph=True)
 
 
 @pytest.mark.parametrize("function", [negative_binomial, detection])

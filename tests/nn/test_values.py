@@ -135,6 +135,18 @@ def test_first_layer_subtracts_the_offset(counts, layout, shape):
     torch.testing.assert_close(layer(layout(counts), offset), expected)
 
 
+@pytest.mark.parametrize("shape", [(80,), (9, 80)])
+def test_first_layer_subtracts_before_values_are_rounded(shape):
+    """Otherwise two products of some hundreds are, and differ by more than what is left of them."""
+    layer, offset = FirstLayer(80, 5), torch.full(shape, 300.0)
+    x = offset + torch.randn(9, 80)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(x, offset)
+    exact = layer(x, offset)
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
 def test_first_layer_of_dense_and_sparse_values(counts):
     layer = FirstLayer(80, 5)
     torch.nn.init.normal_(layer.bias)

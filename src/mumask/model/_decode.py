@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from numbers import Integral, Real
 
 import numpy as np
@@ -25,14 +26,14 @@ class DecodeMixin(EncodeMixin):
     def _decoded(self, mdata, cells, source, batches, batch_size, n_samples=None):
         """Minibatch by minibatch: tensors, cells with a source, hidden layers.
 
-        The latter a list by latent point (the mean, or draws) of lists by batch asked for.
+        The latter by latent point (the mean, or draws), one at a time, a list by batch asked for.
         """
         for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
             inputs = self.module._get_generative_input(tensors, out)
-            hidden = [
+            hidden = (
                 [self._hidden_as_if(inputs, point, code) for code in batches]
                 for point in self._latent_points(out, n_samples)
-            ]
+            )
             yield tensors, has_source, hidden
 
     def _latent_points(self, out: dict, n_samples: int | None) -> Iterator[torch.Tensor]:
@@ -140,7 +141,7 @@ class DecodeMixin(EncodeMixin):
         ):
             total = torch.full((len(has_source), 1), library_size, device=self.device)
             if return_mean:
-                hidden = [[h for of_point in hidden for h in of_point]]
+                hidden = [chain.from_iterable(hidden)]
             for draw, of_point in enumerate(hidden):
                 mean = self._mean_over(of_point, modality, total, expects, features=picked)
                 mean = mean.masked_fill(~has_source[:, None], float("nan"))
@@ -162,18 +163,18 @@ class DecodeMixin(EncodeMixin):
             )
         if n_samples is None:
             raise ValueError("`return_mean`=False asks for draws: say how many with `n_samples`.")
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"`n_samples`={n_samples!r}: choose an integer, at least 1.")
 
     def _mean_over(
-        self, hidden: list, modality: str, total, expects, mask=None, features=None
+        self, hidden: Iterable, modality: str, total, expects, mask=None, features=None
     ) -> torch.Tensor:
         """Expected values, mean over the batches that were decoded.
 
         Where `expects` (one boolean, or one per cell, ``(B, 1)``) is True, the total that the
         model expects of a cell takes the place of `total`.
         """
-        parts = []
+        summed, n = 0.0, 0
         for h in hidden:
             expected = self.module.expected_total(h, modality)
             if expected is None:
@@ -181,8 +182,9 @@ class DecodeMixin(EncodeMixin):
             else:
                 chosen = torch.as_tensor(expects, device=total.device)
                 expected = torch.where(chosen, expected, total)
-            parts.append(self.module.expected(h, modality, expected, mask, features))
-        return sum(parts) / len(parts)
+            summed += self.module.expected(h, modality, expected, mask, features)
+            n += 1
+        return summed / n
 
     def impute(
         self,

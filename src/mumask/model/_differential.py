@@ -236,6 +236,7 @@ class PosteriorDifferentialMixin(DifferentialMixin):
         """
         mdata, cells = self._cells(mdata, None)
         samples = _column(mdata.obs, sample_key, "sample_key").astype("category")
+        samples = samples.cat.remove_unused_categories()  # those of a subset of the data
         mean, variance = self.get_latent_representation(
             mdata, cells, batch_size=batch_size, return_dist=True
         )
@@ -265,7 +266,7 @@ class _OneModality:
     def _add_up(self, model, mdata, modality, columns, batch_size) -> np.ndarray:
         """Sums by group, ``(4, n_groups, n_features)``: values, non-zero, per 10,000, measured."""
         module, start = model.module, 0
-        sums = torch.zeros(4, self._codes.max() + 2, len(columns), dtype=torch.float64)
+        sums = np.zeros((4, self._codes.max() + 2, len(columns)))
         for tensors in model._minibatches(mdata, np.arange(mdata.n_obs), batch_size):
             n = len(tensors[keys.PRESENCE])
             rows = module.rows_of(tensors, modality)
@@ -279,8 +280,8 @@ class _OneModality:
             x = x * mask
             scaled = 1e4 * x / x.sum(dim=1, keepdim=True).clamp(min=1e-12)
             for total, part in zip(sums, (x, x != 0, scaled, mask), strict=True):
-                total.index_add_(0, codes, part[:, columns].double().cpu())
-        return sums.numpy()  # first of the cells in no group, which "all other cells" include
+                torch.from_numpy(total).index_add_(0, codes, part[:, columns].double().cpu())
+        return sums  # first of the cells in no group, which "all other cells" include
 
     def _means(self, cells: np.ndarray) -> np.ndarray:
         """Mean value, share of non-zeros, mean per 10,000, number measured: ``(4, n_features)``."""
@@ -376,11 +377,12 @@ def _log_density(z: np.ndarray, mean: np.ndarray, variance: np.ndarray, dof) -> 
     if dof is None:  # squares multiplied out, in double precision: products of matrices
         z, mean, variance = z.double(), mean.double(), variance.double()
         shape = torch.cat([-0.5 / variance, mean / variance], dim=1).T
-        constant = mean.square() / variance + (2 * math.pi * variance).log()
-        log_probs = lambda x: torch.cat([x.square(), x], 1) @ shape - 0.5 * constant.sum(dim=1)
+        constant = 0.5 * (mean.square() / variance + (2 * math.pi * variance).log()).sum(dim=1)
+        log_probs = lambda x: torch.cat([x.square(), x], 1) @ shape - constant
+        step = 2**18 // sum(shape.shape)  # 2 MiB at a time, which the caches hold
     else:
         parts = torch.distributions.StudentT(dof, mean, variance.sqrt())
         log_probs = lambda x: parts.log_prob(x.unsqueeze(1)).sum(dim=2)
-    step = max(1, 2**22 // mean.numel())  # some megabytes at a time
-    blocks = [log_probs(x).logsumexp(dim=1) for x in z.split(step)]
+        step = 2**22 // mean.numel()  # some megabytes at a time
+    blocks = [log_probs(x).logsumexp(dim=1) for x in z.split(max(1, step))]
     return (torch.cat(blocks) - math.log(len(mean))).numpy()

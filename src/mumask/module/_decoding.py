@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mumask.nn import LinearOutputs
+from mumask.nn._linear_outputs import LinearOutputs, ScaledOutputs
 
 # Values decoded at a time: 8 MiB, which the allocator of a CPU has at hand and the caches hold.
 BLOCK = 2**21
@@ -20,7 +20,7 @@ class Decoding:
 
     def _outputs(
         self, hidden: torch.Tensor, name: str, columns: torch.Tensor | None = None
-    ) -> LinearOutputs:
+    ) -> LinearOutputs | ScaledOutputs:
         """What the likelihood of a modality takes of its features, or of those in `columns`."""
         numbers = columns
         if columns is not None:

@@ -56,7 +56,7 @@ class QueryInference:
             Of the cells, for the decoder.
         """
         mean, log_var = self._complete(tensors, inputs, encode, covariates)
-        # Lightning validates in inference mode, in which there are no gradients.
+        # In inference mode, as in Lightning's Trainer.validate, there are no gradients.
         if self.training or self.query_batches is None or torch.is_inference_mode_enabled():
             return mean, log_var
         chosen = self.query_batches.to(mean.device)[tensors[keys.BATCH]]

@@ -37,11 +37,34 @@ class LinearOutputs(NamedTuple):
         """The outputs, ``(n, n_outputs)``."""
         return F.linear(*self)
 
-    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> LinearOutputs:
+    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> ScaledOutputs:
         """Outputs times `scale` plus `shift`, both ``(n_outputs,)``."""
-        return LinearOutputs(
-            self.hidden, self.weight * scale.unsqueeze(1), self.bias * scale + shift
-        )
+        return ScaledOutputs(*self, scale, shift)
+
+
+class ScaledOutputs(NamedTuple):
+    """Outputs of a linear layer, times a scale plus a shift, for losses that take them computed.
+
+    Neither is multiplied into the layer: mixed precision rounds the product, and would leave little
+    of a value that is small beside the shift.
+
+    Attributes
+    ----------
+    hidden, weight, bias
+        As in :class:`LinearOutputs`.
+    scale, shift
+        By output, ``(n_outputs,)``.
+    """
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def raw(self) -> torch.Tensor:
+        """The outputs, ``(n, n_outputs)``, in the precision of scale and shift."""
+        return F.linear(self.hidden, self.weight, self.bias) * self.scale + self.shift
 
 
 def computed(
@@ -83,12 +106,14 @@ def passed_back(
     dtype
         Of the outputs, so of the products.
     """
+    if torch.is_grad_enabled():  # derivatives were computed with the loss, without a way back
+        raise RuntimeError("A loss of counts has no second derivatives: leave out `create_graph`.")
     by_cell = grad.unsqueeze(1)
     dtype = dtype if dtype == torch.bfloat16 else weight.dtype  # half precision would overflow
     factor = of_raw.to(dtype)
     of_hidden = of_weight = None
     if needed[0]:
-        of_hidden = (factor @ weight.to(dtype)).to(hidden.dtype) * by_cell
+        of_hidden = (factor @ weight.to(dtype) * by_cell).to(hidden.dtype)
     if needed[1]:
         of_weight = (factor.T @ (hidden * by_cell).to(dtype)).to(weight.dtype)
     return of_hidden, of_weight, grad @ of_raw if needed[2] else None

@@ -1,0 +1,95 @@
+"""Decoding: how much of it is kept at a time, and in a user's inference mode."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from mumask import MaskedVAE
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden_at_once"),
+    [
+        ({"n_samples": 8}, 2),
+        ({"n_samples": 8, "transform_batch": ["cite", "asap"]}, 4),
+        ({"transform_batch": ["cite", "asap", "solo"] * 3}, 9),
+    ],
+)
+def test_draws_and_batches_are_not_kept(trained, monkeypatch, options, hidden_at_once):
+    """The sum of what was decoded is; what is decoded next takes the place of the last."""
+
+    def watch(owner, name):
+        inner, made, alive = getattr(owner, name), [], []
+
+        def call(*args, **kwargs):
+            result = inner(*args, **kwargs)
+            made.append(weakref.ref(result))
+            alive.append(sum(one() is not None for one in made))
+            return result
+
+        monkeypatch.setattr(owner, name, call)
+        return alive
+
+    hidden, values = watch(trained, "_hidden_as_if"), watch(trained.module, "expected")
+    trained.get_normalized_expression(modality="rna", **options)
+    assert len(values) == len(hidden) >= 8
+    assert max(values) == 1
+    assert max(hidden) <= hidden_at_once
+
+
+def test_the_number_of_draws_is_no_boolean(trained):
+    with pytest.raises(ValueError, match="`n_samples`=True"):
+        trained.get_normalized_expression(n_samples=True, return_mean=False)
+
+
+@pytest.fixture
+def query(trained, make_mosaic):
+    """Cells of a new batch, which are refined along gradients."""
+    mosaic = make_mosaic(20, {"new": ("rna", "protein")}, seed=2)
+    for column in ("site", "donor", "some_labels"):
+        mosaic.obs[column] = trained.adata.obs[column].iloc[0]
+    mosaic["rna"].layers["seen"] = np.ones(mosaic["rna"].shape, dtype=bool)
+    return MaskedVAE.load_query_data(mosaic, trained)
+
+
+def test_the_users_inference_mode_changes_nothing(query):
+    getters = [
+        query.get_latent_representation,
+        query.get_normalized_expression,
+        query.get_reconstruction_error,
+        lambda: query.impute()["rna"].X,
+    ]
+    expected = [np.asarray(get()) for get in getters]
+    with torch.inference_mode():
+        found = [np.asarray(get()) for get in getters]
+        assert torch.is_inference_mode_enabled()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    query.module.refine_steps = 0
+    assert np.abs(query.get_latent_representation() - expected[0]).max() > 0.01
+
+
+def test_an_error_leaves_the_users_modes_as_they_were(query, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ArithmeticError
+
+    monkeypatch.setattr(query.module, "inference", fails)
+    with pytest.raises(ArithmeticError):
+        with torch.inference_mode():
+            query.get_latent_representation()
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_nothing_is_refined_where_there_are_no_gradients(query):
+    """As in a validation of Lightning's."""
+    (tensors,) = query._minibatches(query.adata, np.arange(20), None)
+    encode = lambda: query.module.inference(tensors, sample=False)["mean"]
+    with torch.inference_mode():
+        encoded = encode().clone()
+    refined, query.module.refine_steps = encode(), 0
+    assert torch.equal(encoded, encode())
+    assert (refined - encoded).abs().max() > 0.01

@@ -173,13 +173,14 @@ def test_a_minibatch_is_let_go(index):
     assert alive() is None
 
 
+@pytest.mark.parametrize("center", [5, 1e4])
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
-def test_real_values_are_scaled_in_their_unit_and_clipped_on_both_sides(unit):
+def test_real_values_are_scaled_in_their_unit_and_clipped_on_both_sides(unit, center):
     torch.manual_seed(0)
-    x = (torch.randn(200, 3) + 5) * unit
+    x = (torch.randn(200, 3) + center) * unit
     transform = InputTransform("real", torch.ones(3))
-    transform.set_scale(transform.moments(x).double())
-    x[0], x[1] = 1e3 * unit, -1e3 * unit
+    transform.set_scale(transform.moments(x))
+    x[0], x[1] = x[0] + 1e3 * unit, x[1] - 1e3 * unit
     values, offset = transform(x)
     standard = values - offset
     torch.testing.assert_close(standard[2:].std(dim=0), torch.ones(3), rtol=0.05, atol=0)

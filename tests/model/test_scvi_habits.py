@@ -126,6 +126,13 @@ def test_booleans_go_by_the_names_of_the_cells(mosaic, fit):
     turned = chosen.iloc[::-1]
     for mask in (turned, turned.astype("boolean"), turned.reset_index(drop=True).iloc[::-1]):
         np.testing.assert_array_equal(model.get_latent_representation(indices=mask), expected)
+    in_rna = mosaic["rna"].obs_names.str.startswith("solo")
+    of_rna = pd.Series(in_rna, index=mosaic["rna"].obs_names)
+    found = model.differential_expression(idx1=of_rna, modality="rna", silent=True)
+    solo = np.flatnonzero(names.str.startswith("solo"))
+    by_number = model.differential_expression(idx1=solo, modality="rna", silent=True)
+    means = [table["raw_mean1"].sort_index() for table in (found, by_number)]
+    pd.testing.assert_series_equal(*means)
     strange = turned.rename({names[0]: "stranger"})
     with pytest.raises(KeyError, match="'stranger'"):
         model.get_latent_representation(indices=strange)

@@ -167,7 +167,7 @@ class AccessMixin(BaseModelClass):
 def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
     """Numbers of the cells meant by numbers, booleans or names, by one of them or by a slice."""
     n = len(names)
-    if isinstance(cells, pd.Series) and len(cells) == n and pd.api.types.is_bool_dtype(cells):
+    if isinstance(cells, pd.Series) and pd.api.types.is_bool_dtype(cells):
         cells = by_name(names, cells, argument)
     cells = np.ravel(np.arange(n)[cells] if isinstance(cells, slice) else cells)
     if cells.dtype == object and len(cells) and all(isinstance(c, bool | np.bool_) for c in cells):
@@ -189,11 +189,14 @@ def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
 
 
 def by_name(names: pd.Index, chosen: pd.Series, argument: str) -> pd.Series:
-    """Booleans in the order of the cells, where they go by the cells' names and not by number."""
+    """Booleans in the order of the cells, where they go by the cells' names and not by number.
+
+    Those of a modality leave cells without it out.
+    """
     known = chosen.index.isin(names)
     if known.any() and not known.all():
         raise KeyError(f"`{argument}`: no cell named {chosen.index[~known][0]!r}.")
-    return chosen.reindex(names) if known.all() else chosen
+    return chosen.reindex(names, fill_value=False) if known.all() else chosen
 
 
 def feature_columns(names: pd.Index, features, modality: str) -> np.ndarray:

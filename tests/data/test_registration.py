@@ -216,6 +216,40 @@ def test_profile_is_not_diluted_by_panels(mosaic, manager_of):
     assert state["profile"].sum() == pytest.approx(1)
 
 
+def test_what_was_not_measured_is_in_no_average(mosaic, manager_of):
+    """Whatever is stored under a mask or off a panel; masked elements do not dilute others."""
+    rna, protein = mosaic["rna"], mosaic["protein"]
+    cite = protein.obs_names.str.startswith("cite")
+    seen = np.random.default_rng(0).random(rna.shape) < 0.6
+    rna.layers["seen"] = seen
+    counts, proteins = rna.X.toarray() + np.eye(*rna.shape), protein.X.toarray()
+    setup = {
+        "panels": {"protein": {"cite": [f"protein{i}" for i in range(2, 6)]}},
+        "mask_layers": {"rna": "seen"},
+    }
+    states = []
+    for stored in (1, 1000):
+        rna.X = sp.csr_matrix(np.where(seen, counts, stored))
+        proteins[np.ix_(cite, [0, 1])] = stored
+        protein.X = proteins.copy()
+        manager = manager_of(mosaic, **setup)
+        states.append([state_of(manager, name) for name in ("rna", "protein")])
+    for one, other in zip(*states, strict=True):
+        for name in ("profile", "total", "detection", "n_measured"):
+            np.testing.assert_array_equal(one[name], other[name], name)
+    state, shown = states[0][0], np.where(seen, counts, np.nan)
+    np.testing.assert_allclose(state["profile"] * state["total"], np.nanmean(shown, axis=0))
+    shown[seen] = shown[seen] > 0
+    np.testing.assert_allclose(state["detection"], np.nanmean(shown, axis=0))
+
+
+def test_a_constant_covariate_has_no_deviation(mosaic, manager_of):
+    mosaic.obs["dose"] = 0.1
+    manager = manager_of(mosaic, continuous_covariate_keys=["dose"])
+    state = manager.registry["field_registries"]["cont_covs"]["state_registry"]
+    assert state["deviation"].tolist() == [1.0]
+
+
 # Scan and blocks
 
 
@@ -236,8 +270,33 @@ def test_scan_of_many_blocks_equals_numpy():
         np.testing.assert_array_equal(found.not_binary, rows)
         counts = [(x[codes == b] != 0).sum(axis=0) for b in range(3)]
         np.testing.assert_array_equal(found.nonzero, counts)
-        np.testing.assert_allclose(found.feature_totals, x.sum(axis=0, dtype=float))
-        np.testing.assert_allclose(found.totals, x.sum(axis=1, dtype=float))
+        totals = [x[codes == b].sum(axis=0, dtype=float) for b in range(3)]
+        np.testing.assert_allclose(found.feature_totals, totals)
+        np.testing.assert_array_equal(found.measured, np.bincount(codes)[:, None].repeat(7, 1))
+
+
+@pytest.mark.parametrize("stored", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_scan_counts_what_the_mask_shows(stored):
+    rng = np.random.default_rng(0)
+    x, mask = rng.poisson(0.3, (200_000, 7)).astype(np.float32), rng.random((200_000, 7)) < 0.7
+    x[5, 2] = np.nan  # checked all the same
+    mask[5, 2], codes = False, rng.integers(0, 3, len(x))
+    for matrix in (x, sp.csr_matrix(x)):
+        found = scan(matrix, codes, 3, stored(mask))
+        np.testing.assert_array_equal(found.nonfinite, [5])
+        shown = np.where(mask, x, 0)
+        by_batch = lambda values: [values[codes == b].sum(axis=0, dtype=float) for b in range(3)]
+        np.testing.assert_array_equal(found.measured, by_batch(mask))
+        np.testing.assert_array_equal(found.nonzero, by_batch(shown != 0))
+        np.testing.assert_allclose(found.feature_totals, by_batch(shown))
+
+
+def test_an_entry_in_two_parts_is_one():
+    x = sp.csr_matrix((np.ones(3), [1, 1, 0], [0, 2, 3]), shape=(2, 2))
+    found = scan(x, np.zeros(2, dtype=int), 1)
+    np.testing.assert_array_equal(found.nonzero, [[1, 1]])
+    np.testing.assert_array_equal(found.feature_totals, [[1, 2]])
+    assert x.nnz == 3
 
 
 def test_sparse_stays_sparse_and_columns_move():

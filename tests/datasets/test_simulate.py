@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from mumask.datasets import _simulate, simulate_mosaic
 
 SMALL = {"n_cells": 60, "n_features": {"rna": 80, "protein": 12, "atac": 150}, "n_cell_types": 4}
+PER_BATCH = {"CITE-seq": 20, "ASAP-seq": 20, "RNA-only": 20}
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +231,11 @@ def test_no_warning_reaches_the_user():
         ({"batches": {"a": ()}}, "'a'"),
         ({"n_features": {"adt": 10}}, "adt"),
         ({"n_cells": 0}, "n_cells"),
+        ({"n_cells": {**PER_BATCH, "new": 5}}, "n_cells.*'CITE-seq'.*'new'"),
+        ({"n_cells": {"CITE-seq": 5}}, "n_cells needs.*'RNA-only'"),
+        ({"n_cells": {**PER_BATCH, "CITE-seq": 0}}, "at least one cell"),
+        ({"panels": {"CITE-seq": {"rna": 0}}}, r"panels\['CITE-seq'\]\['rna'\] is 0"),
+        ({"panels": {"CITE-seq": {"rna": 1.5}}}, "share.*at most 1"),
         ({"n_cell_types": 0}, "positive"),
         ({"panels": {"CITE-seq": {"atac": 0.5}}}, "panels"),
         ({"panels": {"CITE-seq": {"rna": ["no such gene"]}}}, "not in 'rna'"),

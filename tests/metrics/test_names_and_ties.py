@@ -68,6 +68,25 @@ class TestNamesThatAreNumbers:
         assert metrics.expected_calibration_error(table, ["B", "new"]) == 0.5
 
 
+@pytest.mark.parametrize(
+    "score",
+    [
+        metrics.batch_entropy_mixing,
+        metrics.graph_connectivity,
+        metrics.silhouette,
+        lambda latent, labels: metrics.cluster_quality(latent, labels)["CHI"],
+        lambda latent, labels: metrics.cluster_agreement(labels, np.roll(labels, 1))["ARI"],
+        lambda latent, labels: metrics.batch_asw(latent, labels, np.roll(labels, 1)),
+        lambda latent, labels: metrics.label_transfer_accuracy(latent, labels, latent, labels),
+    ],
+)
+def test_labels_of_text_and_numbers(score):
+    latent = np.random.default_rng(0).normal(size=(40, 3))
+    names = np.where(np.arange(40) % 3 == 0, "1", "b")
+    mixed = pd.Series([1 if name == "1" else name for name in names], dtype=object)
+    assert score(latent, mixed) == score(latent, names)
+
+
 def test_data_in_the_place_of_a_representation(mosaic):
     """An array of a MuData would take minutes and gigabytes."""
     for data in (mosaic, mosaic["rna"]):

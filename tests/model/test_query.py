@@ -311,6 +311,25 @@ def test_a_narrow_query_hides_nothing_of_the_reference(many_genes):
     )
 
 
+def test_a_narrow_query_of_a_known_batch_narrows_no_later_one(many_genes):
+    MaskedVAE.setup_mudata(many_genes, batch_key="batch")
+    reference = MaskedVAE(many_genes)
+    reference.train(max_epochs=1, enable_progress_bar=False)
+    batch = reference.batches[0]
+    whole = part(many_genes, slice(0, 100), batch)
+    narrow = md.MuData({"rna": whole["rna"][:, 150:].copy()})
+    narrow.obs["batch"] = batch
+    mapped = MaskedVAE.load_query_data(narrow, reference)
+    assert panel_of(mapped, batch).sum() == 150
+    again = MaskedVAE.load_query_data(whole, mapped)
+    np.testing.assert_array_equal(panel_of(again, batch), panel_of(reference, batch))
+    np.testing.assert_array_equal(
+        again.get_latent_representation(), reference.get_latent_representation(whole)
+    )
+    with pytest.warns(UserWarning, match=rf"features were measured in batch {batch!r}.*reference"):
+        mapped.get_latent_representation(whole)
+
+
 # Flags of new types
 
 

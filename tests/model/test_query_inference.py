@@ -56,21 +56,27 @@ def mapped(model, query):
     return type(model).load_query_data(query, model)
 
 
+def encoded(model, query) -> np.ndarray:
+    """The embedding before refinement, which makes up for a part of what is missing as well."""
+    query = mapped(model, query)
+    query.module.refine_steps = 0
+    return query.get_latent_representation()
+
+
 def off(model, query, others) -> float:
     """Distance of the query's embedding from the one that all genes give, relative to its spread."""
     whole = with_genes(others[query.obs_names].copy(), slice(None))
-    target = mapped(model, whole).get_latent_representation()
-    found = mapped(model, query).get_latent_representation()
+    target, found = encoded(model, whole), encoded(model, query)
     found = found[query.obs_names.get_indexer(whole.obs_names)]
     return np.linalg.norm(found - target) / np.linalg.norm(target - target.mean(axis=0))
 
 
 def test_cells_come_closer_to_where_all_genes_put_them(reference, as_measured):
     model, others = reference
-    query = with_genes(others, slice(0, 200))
+    query = with_genes(others, slice(0, 250))
     distance = off(model, query, others)
     as_measured()
-    assert distance < 0.97 * off(model, query, others)
+    assert distance < 0.95 * off(model, query, others)
 
 
 def test_panels_that_the_training_saw_are_left_alone(reference, as_measured):
@@ -251,6 +257,22 @@ def test_only_new_batches_are_refined(vae):
     np.testing.assert_array_equal(
         query.get_latent_representation(model.adata), model.get_latent_representation()
     )
+
+
+@pytest.mark.parametrize(("steps", "all_batches"), [(0, False), (3, True)])
+def test_how_cells_are_refined_is_saved(vae, tmp_path, steps, all_batches):
+    model, cells = vae
+    query = mapped(model, cells)
+    query.module.refine_steps = steps
+    query.module.query_batches[:] |= all_batches
+    query.save(tmp_path / "query")
+    again = MaskedVAE.load(tmp_path / "query", cells)
+    assert again.module.refine_steps == steps
+    for data in (cells, model.adata):
+        np.testing.assert_array_equal(
+            again.get_latent_representation(data), query.get_latent_representation(data)
+        )
+    assert mapped(query, cells).module.refine_steps != steps  # of this model alone
 
 
 def test_without_batches_all_cells_are_those_of_the_query(vae):

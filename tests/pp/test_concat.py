@@ -125,6 +125,24 @@ def test_columns_come_up_where_every_cell_agrees(batches):
         pp.concat_batches(batches, obs_keys=["nowhere"])
 
 
+def test_flags_that_some_lack_are_written(batches, tmp_path):
+    """Of features, of cells of one modality, and at the top."""
+    rna = batches["cite"]["rna"]
+    rna.var["variable"] = [True, False, True, False, True]  # not of g7
+    batches["cite"]["protein"].var["isotype"] = [True, False]  # all proteins of the other batch
+    rna.obs["doublet"] = np.arange(8) == 3
+    mdata = pp.concat_batches(batches, obs_keys=["doublet"])
+    mdata.write(tmp_path / "m.h5mu")
+    again = mudata.read_h5mu(tmp_path / "m.h5mu")
+    for table in (again.obs, again["rna"].obs):
+        assert table["doublet"].dtype == "boolean"
+        assert table["doublet"].isna().sum() == len(table) - 8
+        assert list(table.index[table["doublet"].fillna(False)]) == ["c3"]
+    variable = again["rna"].var["variable"]
+    assert variable.dtype == "boolean" and variable.isna().sum() == 1 and variable.sum() == 3
+    assert again["protein"].var["isotype"].dtype == bool
+
+
 def test_a_mudata_is_a_batch(mosaic, batches):
     mdata = pp.concat_batches({"old": mosaic, "new": batches["spatial"]}, obs_keys=["site"])
     assert mdata.n_obs == mosaic.n_obs + 9
@@ -172,6 +190,13 @@ def test_bad_batches(batches, change, message):
         pp.concat_batches(batches)
 
 
+def test_a_batch_in_a_file(batches, tmp_path):
+    batches["asap"]["protein"].write(tmp_path / "asap.h5ad")
+    batches["asap"]["protein"] = ad.read_h5ad(tmp_path / "asap.h5ad", backed="r")
+    with pytest.raises(ValueError, match="Batch 'asap', modality 'protein' is backed.*read_h5ad"):
+        pp.concat_batches(batches)
+
+
 @pytest.mark.parametrize("kind", [list, lambda b: dict.fromkeys(b, "file.h5ad")])
 def test_batches_of_the_wrong_type(batches, kind):
     with pytest.raises(
@@ -207,4 +232,12 @@ def test_values_that_sparse_matrices_cannot_hold(dtype):
     expected = pp.concat_batches(parts)["rna"].to_df()
     for part in parts.values():
         part.X = part.X.astype(dtype)
+    np.testing.assert_array_equal(pp.concat_batches(parts)["rna"].to_df(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["f2", ">f4"])
+def test_a_dense_batch_beside_a_sparse_one(dtype):
+    parts = {b: adata(names(b, 4), "pq", sparse=b == "x") for b in "xy"}
+    expected = pp.concat_batches(parts)["rna"].to_df()
+    parts["y"].X = parts["y"].X.astype(dtype)
     np.testing.assert_array_equal(pp.concat_batches(parts)["rna"].to_df(), expected)

@@ -180,7 +180,10 @@ def test_prepare_copies_the_data_once(simulated, monkeypatch):
     assert sum(whole) == len(simulated.mod)
 
 
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
 def test_prepare_in_place_is_all_or_nothing(simulated, monkeypatch, unchanged):
+    simulated["rna"].var_names = ["twin", "twin", *simulated["rna"].var_names[2:]]
+    simulated.update()
     check = unchanged(simulated)
 
     def fails(values, limit, flavor, batch):
@@ -223,8 +226,40 @@ def test_prepare_makes_gene_names_unique(simulated):
     rna = simulated["rna"]
     rna.var_names = ["twin", "twin", *rna.var_names[2:]]
     ready = pp.prepare(simulated)
-    assert ready["rna"].var_names.is_unique
+    assert list(ready["rna"].var_names) == ["twin", "twin-1", *rna.var_names[2:]]
     assert not rna.var_names.is_unique
+
+
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
+@pytest.mark.parametrize("pull", [None, True, False])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_prepare_filters_features_whose_names_were_repeated(simulated, inplace, pull):
+    names = simulated["rna"].var_names[2:]
+    simulated["rna"].var_names = ["twin", "twin", *names]
+    before = md.set_options(pull_on_update=pull).opts
+    try:
+        mdata = md.MuData(dict(simulated.mod))
+        mdata.varm["row"] = np.arange(float(mdata.n_vars))[:, None]
+        ready = pp.prepare(mdata, n_top_genes=140, inplace=inplace)
+        ready = mdata if inplace else ready
+        row = pd.Series(np.arange(150.0), ["twin", "twin-1", *names])
+        assert ready["rna"].shape == (simulated["rna"].n_obs, 140)
+        assert {"twin", "twin-1"} <= set(ready["rna"].var_names)
+        found = pd.Series(ready.varm["row"][:, 0], ready.var_names)[ready["rna"].var_names]
+        np.testing.assert_array_equal(found, row[ready["rna"].var_names])
+        MaskedVAE.setup_mudata(ready)
+    finally:
+        md.set_options(**{"pull_on_update": None, **before})
+
+
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
+def test_prepare_follows_a_filter_without_update(simulated):
+    rna = simulated["rna"]
+    rna.var_names = ["twin", "twin", *rna.var_names[2:]]
+    simulated.update()
+    simulated.mod["rna"] = rna[:, :100].copy()
+    pp.prepare(simulated, n_top_genes=80, inplace=True)
+    assert simulated.n_vars == 80 + 12 + 200
 
 
 def test_kinds_by_feature_type(simulated):
@@ -245,5 +280,8 @@ def test_wrong_arguments(simulated):
         pp.lognorm(simulated[:10])
     with pytest.raises(ValueError, match="n_top"):
         pp.select_features(simulated, n_top=0)
+    for limit in ("n_top_genes", "n_top_peaks"):
+        with pytest.raises(ValueError, match=f"`{limit}` is 0.*None keeps all"):
+            pp.prepare(simulated, **{limit: 0})
     with pytest.raises(KeyError, match="batch_key"):
         pp.prepare(simulated, batch_key="lane")

@@ -90,6 +90,20 @@ def test_groups_and_reference_by_number(null):
     pd.testing.assert_frame_equal(rank_markers(null, "group", groups=0, reference=1.0), by_name)
 
 
+def test_a_group_named_rest(null):
+    """Beside it "rest" still means all other cells, as in scanpy."""
+    null.obs["group"] = np.arange(N) % 3
+    expected = rank_markers(null, "group", n_top=None)
+    null.obs["group"] = null.obs["group"].map({0: "0", 1: "1", 2: "rest"})
+    markers = rank_markers(null, "group", n_top=None)
+    assert list(markers["group"].unique()) == ["0", "1", "rest"]
+    pd.testing.assert_frame_equal(
+        markers.assign(group=markers["group"].replace("rest", "2")), expected
+    )
+    only = rank_markers(null, "group", groups="rest", n_top=None)
+    assert set(only["group"]) == {"rest"}
+
+
 @pytest.mark.parametrize("storage", [sp.csr_array, sp.csc_array, sp.csc_matrix, np.asarray])
 def test_any_storage(null, storage):
     expected = rank_markers(null, "group")

@@ -185,13 +185,15 @@ def to_tensor(block, part: slice) -> torch.Tensor:
 VALUES_PER_BLOCK = 1_000_000
 
 
-def iterate_blocks(matrix) -> Iterator[tuple[slice, object]]:
+def iterate_blocks(matrix, every_element: bool = False) -> Iterator[tuple[slice, object]]:
     """Walk over a matrix in blocks of rows, so that a check never holds a copy of all of it.
 
-    A CSC matrix is converted for it, since its rows cannot be reached one by one.
+    A CSC matrix is converted for it, since its rows cannot be reached one by one. Blocks are as
+    large as their stored values allow, or every element where something dense goes along.
     """
     matrix = row_reader(matrix)
-    stored = getattr(matrix, "nnz", matrix.shape[0] * matrix.shape[1])
+    elements = matrix.shape[0] * matrix.shape[1]
+    stored = elements if every_element else getattr(matrix, "nnz", elements)
     n_rows = max(1, int(VALUES_PER_BLOCK * matrix.shape[0] / max(stored, 1)))
     for start in range(0, matrix.shape[0], n_rows):
         part = slice(start, min(start + n_rows, matrix.shape[0]))

@@ -241,7 +241,8 @@ class ContinuousCovariatesField(MosaicField):
         return {
             "columns": np.array(self.keys, dtype=object),
             "mean": values.mean(axis=0),
-            "deviation": np.where(deviation > 0, deviation, 1.0),
+            # What rounding leaves of a constant is no deviation.
+            "deviation": np.where(deviation > 1e-9 * np.abs(values).max(axis=0), deviation, 1.0),
         }
 
     def transfer_field(self, state_registry: dict, mdata: MuData, **_) -> dict:

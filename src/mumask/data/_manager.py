@@ -14,7 +14,7 @@ from . import _keys
 from ._blocks import matrix_of, row_reader
 from ._dataset import ModalityRows, MosaicDataset
 from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
-from ._panels import find_panel, given_panel, log_panel, recorded_panels, warn_unused
+from ._panels import find_panel, given_panel, log_panel, recorded_panels, warn_beyond, warn_unused
 from ._rows import column_map, keep_order, row_map
 from ._scan import scan
 from ._validate import check_is_mosaic, check_names, check_numbers, check_values
@@ -93,7 +93,10 @@ class MosaicManager(AnnDataManager):
         if source is not None:
             kept = {key: source[key] for key in ("profile", "total", "detection", "n_measured")}
             kept["trained_panels"] = source.get("trained_panels", source["panel"])
-            panel[: len(source["panel"])] = source["panel"]
+            # A query's own panel of a known batch is no news for the next query.
+            known = source.get("known_panel", source["panel"])
+            panel[: len(known)] = known if query else source["panel"]
+            kept["known_panel"] = panel.copy() if query else known
         if field.modality not in mdata.mod:
             return {"panel": panel, **kept}
 
@@ -103,7 +106,8 @@ class MosaicManager(AnnDataManager):
         codes[rows[rows >= 0]] = self._batch_codes(mdata)[rows >= 0]
         matrix = matrix_of(adata, field.layer)
         check_numbers(matrix, field.modality, field.layer)
-        found = scan(matrix, codes, len(batches))
+        mask = None if state["mask_layer"] is None else matrix_of(adata, state["mask_layer"])
+        found = scan(matrix, codes, len(batches), mask)
         check_values(found, adata.obs_names, field)
         n_cells = np.bincount(codes, minlength=len(batches))
 
@@ -117,11 +121,12 @@ class MosaicManager(AnnDataManager):
                 for code, batch in enumerate(batches):
                     panel[code] = recorded.get(batch, panel[code])
             log_panel(panel, field.modality, batches)
-            # Averages over the cells that measured a feature, so that a panel does not dilute them.
-            measured_in = np.maximum((panel * n_cells[:, None]).sum(axis=0), 1)
-            mean = found.feature_totals / measured_in
+            # Averages over the cells that measured a feature, so that a panel does not dilute them
+            # and nothing counts that is stored where nothing was measured.
+            measured_in = np.maximum((panel * found.measured).sum(axis=0), 1)
+            mean = (panel * found.feature_totals).sum(axis=0) / measured_in
             total = float(max(mean.sum(), 1e-12))
-            detection = found.nonzero.sum(axis=0) / measured_in
+            detection = (panel * found.nonzero).sum(axis=0) / measured_in
             return {
                 "panel": panel,
                 "profile": mean / total,
@@ -142,11 +147,16 @@ class MosaicManager(AnnDataManager):
             reference = (seen, source["n_measured"])
             panel[new] = find_panel(found.nonzero[:, columns], n_cells, reference)[new]
         if query:
+            kept["known_panel"] = panel.copy()
+            kept["known_panel"][new] &= columns >= 0
             for batch, measured in recorded_panels(adata, names).items():
                 if batch in batches:
                     code = batches.index(batch)
                     panel[code] = measured if new[code] else panel[code] & measured
         panel[n_cells > 0] &= columns >= 0
+        if not query:
+            beyond = kept["known_panel"] & ~panel & (found.nonzero[:, columns] > 0) & (columns >= 0)
+            warn_beyond(beyond, field.modality, batches)
         if new.any():
             log_panel(panel, field.modality, batches)
         return {"panel": panel, **kept}

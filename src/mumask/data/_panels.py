@@ -198,6 +198,27 @@ def warn_unused(recorded: Mapping[str, np.ndarray], modality: str, batches: Sequ
         )
 
 
+def warn_beyond(beyond: np.ndarray, modality: str, batches: Sequence[str]) -> None:
+    """Say that measured values are left out, since the query had a smaller panel of the batch.
+
+    Parameters
+    ----------
+    beyond
+        Features of every batch that are so, ``(n_batches, n_features)``.
+    modality, batches
+        Names.
+    """
+    for batch, features in zip(batches, beyond, strict=True):
+        if features.any():
+            warnings.warn(
+                f"Modality {modality!r}: {features.sum()} features were measured in batch "
+                f"{batch!r}, but not by the cells of that batch that this model was mapped with. "
+                "It takes them for missing; ask the reference model about these cells.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
 def given_panel(
     panels: Mapping[str, Sequence[str]], modality: str, batches: Sequence[str], names: np.ndarray
 ) -> np.ndarray:

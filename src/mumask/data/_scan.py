@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from ._blocks import iterate_blocks, native
+from ._blocks import iterate_blocks, native, row_reader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +24,9 @@ class Scan:
         Rows with a value of that kind (at most the first few, in order).
     zero_rows
         Rows without any non-zero value.
-    totals
-        Sum of every row, shape ``(n_rows,)``.
-    feature_totals
-        Sum of every feature, shape ``(n_vars,)``.
-    nonzero
-        Cells of every batch in which a feature is not zero, shape ``(n_batch, n_vars)``.
+    measured, feature_totals, nonzero
+        By batch and feature, shape ``(n_batch, n_vars)``: cells that the mask says measured it, the
+        sum of their values, and how many of those are not zero.
     """
 
     nonfinite: np.ndarray
@@ -37,12 +34,12 @@ class Scan:
     fractional: np.ndarray
     not_binary: np.ndarray
     zero_rows: np.ndarray
-    totals: np.ndarray
+    measured: np.ndarray
     feature_totals: np.ndarray
     nonzero: np.ndarray
 
 
-def scan(matrix, batch_codes: np.ndarray, n_batch: int) -> Scan:
+def scan(matrix, batch_codes: np.ndarray, n_batch: int, mask=None) -> Scan:
     """Walk once over a matrix of shape ``(n_rows, n_vars)``.
 
     Parameters
@@ -53,20 +50,27 @@ def scan(matrix, batch_codes: np.ndarray, n_batch: int) -> Scan:
         Batch of every row, shape ``(n_rows,)``.
     n_batch
         Number of batches.
+    mask
+        Matrix of booleans, True where an element was measured; None: all were. What is stored
+        elsewhere is checked as well, and has no part in the sums.
     """
-    n_rows, n_vars = matrix.shape
+    n_vars = matrix.shape[1]
     bad: dict[str, list[np.ndarray]] = {
         name: [] for name in ("nonfinite", "negative", "fractional", "not_binary", "zero_rows")
     }
-    totals = np.zeros(n_rows)
-    feature_totals = np.zeros(n_vars)
-    nonzero = np.zeros((n_batch, n_vars), dtype=np.int64)
-    for part, block in iterate_blocks(matrix):
+    shape, n_cells = (n_batch, n_vars), np.bincount(batch_codes, minlength=n_batch)
+    measured = np.repeat(n_cells[:, None], n_vars, axis=1)
+    feature_totals, nonzero = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    mask = None if mask is None else row_reader(mask)
+    for part, block in iterate_blocks(matrix, every_element=mask is not None):
         if not sparse.issparse(block):
             block = sparse.csr_matrix(native(block))
         if not block.data.all():  # on a copy: a block may be a view of the user's matrix
             block = block.copy()
             block.eliminate_zeros()
+        if not block.has_canonical_format:
+            block = block.copy()
+            block.sum_duplicates()
         values = block.data
         row_of = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         kinds = {
@@ -79,12 +83,19 @@ def scan(matrix, batch_codes: np.ndarray, n_batch: int) -> Scan:
             if wrong is not None and wrong.any():
                 bad[name].append(part.start + np.unique(row_of[wrong]))
         bad["zero_rows"].append(part.start + np.flatnonzero(np.diff(block.indptr) == 0))
-        totals[part] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-        feature_totals += np.bincount(block.indices, weights=values, minlength=n_vars)
         flat = batch_codes[part][row_of] * n_vars + block.indices
-        nonzero += np.bincount(flat, minlength=n_batch * n_vars).reshape(n_batch, n_vars)
+        if mask is not None:
+            shown = mask[part]
+            shown = shown.toarray() if sparse.issparse(shown) else np.asarray(shown)
+            rows, columns = np.nonzero(shown == 0)
+            hidden = batch_codes[part][rows] * n_vars + columns
+            measured = measured - np.bincount(hidden, minlength=measured.size).reshape(shape)
+            seen = shown[row_of, block.indices] != 0
+            flat, values = flat[seen], values[seen]
+        nonzero += np.bincount(flat, minlength=nonzero.size).reshape(shape)
+        feature_totals += np.bincount(flat, values, minlength=nonzero.size).reshape(shape)
     found = {k: np.concatenate(v) if v else np.empty(0, dtype=int) for k, v in bad.items()}
-    return Scan(totals=totals, feature_totals=feature_totals, nonzero=nonzero, **found)
+    return Scan(measured=measured, feature_totals=feature_totals, nonzero=nonzero, **found)
 
 
 def name_some(names: pd.Index, rows: np.ndarray, most: int = 3) -> str:

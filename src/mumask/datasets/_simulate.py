@@ -92,7 +92,8 @@ def simulate_mosaic(
     Raises
     ------
     ValueError
-        For an unknown modality, batch or feature name and for sizes that are not positive.
+        For an unknown modality, batch or feature name, a batch without a number of cells, sizes
+        that are not positive and shares of a panel that are not in 0 to 1.
 
     Examples
     --------
@@ -105,9 +106,7 @@ def simulate_mosaic(
     n_features = {**_N_FEATURES, **(n_features or {})}
     panels = panels or {}
     _check(batches, n_features, n_cell_types, n_latent, panels)
-    sizes = {b: int(n_cells[b] if isinstance(n_cells, Mapping) else n_cells) for b in batches}
-    if min(sizes.values()) < 1:
-        raise ValueError(f"Every batch needs at least one cell, got n_cells={sizes}.")
+    sizes = _sizes(n_cells, batches)
 
     obs, batch, z = _cells(np.random.default_rng([seed, 0]), sizes, n_cell_types, n_latent)
     if factors:
@@ -282,6 +281,20 @@ def _assemble(obs, z, skeleton, parts):
     return mdata
 
 
+def _sizes(n_cells, batches):
+    """Cells per batch."""
+    if not isinstance(n_cells, Mapping):
+        n_cells = dict.fromkeys(batches, n_cells)
+    if set(n_cells) != set(batches):
+        raise ValueError(
+            f"n_cells needs a number for each batch of {list(batches)}, got {list(n_cells)}."
+        )
+    sizes = {b: int(n_cells[b]) for b in batches}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"Every batch needs at least one cell, got n_cells={sizes}.")
+    return sizes
+
+
 def _check(batches, n_features, n_types, n_latent, panels):
     for name, mods in batches.items():
         unknown = sorted(set(mods) - set(ASSAYS))
@@ -296,3 +309,8 @@ def _check(batches, n_features, n_types, n_latent, panels):
             raise ValueError(
                 f"panels[{name!r}] must name a batch and modalities of it, got {list(asked)}."
             )
+        for mod, wanted in asked.items():
+            if np.isscalar(wanted) and not 0 < wanted <= 1:
+                raise ValueError(
+                    f"panels[{name!r}][{mod!r}] is {wanted}; a share is above 0 and at most 1."
+                )

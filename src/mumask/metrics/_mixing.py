@@ -9,6 +9,8 @@ from scipy.special import xlogy
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
+from mumask.data import category_names
+
 
 def check_latent(latent, *labels) -> list[np.ndarray]:
     """Latent [n, d] as float array and its label vectors [n] as arrays of equal length."""
@@ -34,7 +36,8 @@ def check_labels(n_cells: int, *labels) -> list[np.ndarray]:
         # as objects, because beside text a NaN of a list becomes the text "nan"
         if pd.isna(np.asarray(given, dtype=object)).any():
             raise ValueError("Some labels are missing (NaN); score only the cells that have one.")
-    return columns
+    # objects may be text beside numbers, which nothing can sort
+    return [category_names(c).to_numpy() if c.dtype == object else c for c in columns]
 
 
 def batch_entropy_mixing(

@@ -216,6 +216,7 @@ class SaveLoadMixin(BaseModelClass):
 
     def _plain_attributes(self) -> dict:
         """What the model keeps beside weights and registry."""
+        self._remember_refinement()
         return {
             name: to_plain(value)
             for name, value in self._get_user_attributes()

@@ -178,11 +178,14 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                     f"`unfrozen`: no weight begins with {start!r}; there are "
                     f"{sorted({name.split('.')[0] for name in named})} and what is below them."
                 )
-        before = (attributes.get("mapped_") or {}).get("new_batches", [])
+        before = attributes.get("mapped_") or {}
+        unknown, narrow = model._new_batches(registry)
+        unknown = sorted({*before.get("unknown", before.get("new_batches", [])), *unknown})
         model.mapped_ = {
             "known": known,
             "unfrozen": list(unfrozen),
-            "new_batches": sorted({*before, *model._new_batches(registry)}),
+            "unknown": unknown,
+            "new_batches": sorted({*unknown, *narrow}),
         }
         model._apply_mapping()
         model.is_trained_ = True
@@ -203,27 +206,35 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
             if new:
                 logger.info("New in %r: %s.", state["original_key"], new)
 
-    def _new_batches(self, registry: dict) -> list[int]:
-        """Codes of batches that the reference did not know, or with other panels.
+    def _new_batches(self, registry: dict) -> tuple[list[int], list[int]]:
+        """Codes of batches that the reference did not know, and of those with other panels now.
 
         Without a `batch_key` all cells are in one batch, which is then the query's.
         """
         if registry["setup_args"]["batch_key"] is None:
-            return [0]
+            return [0], []
         state = registry["field_registries"][keys.BATCH]["state_registry"]
         n_known = len(state["categorical_mapping"])
-        new = np.arange(len(self.batches)) >= n_known
+        narrow = np.zeros(len(self.batches), dtype=bool)
         for name in self.modalities:
             lacking = getattr(self.module, f"lacking_{name}")
-            new |= False if lacking is None else lacking.any(dim=1).numpy()
-        return np.flatnonzero(new).tolist()
+            narrow |= False if lacking is None else lacking.any(dim=1).numpy()
+        return list(range(n_known, len(self.batches))), np.flatnonzero(narrow).tolist()
 
     def _apply_mapping(self) -> None:
         """Freeze what is the reference's, and tell the module which cells are the query's."""
         self._freeze(self.mapped_["known"], self.mapped_["unfrozen"])
-        new = torch.zeros(len(self.batches), dtype=torch.bool)
-        new[self.mapped_.get("new_batches", [])] = True
-        self.module.query_batches = new
+        refined = torch.zeros(len(self.batches), dtype=torch.bool)
+        refined[self.mapped_.get("refined", self.mapped_.get("new_batches", []))] = True
+        self.module.query_batches = refined
+        if "refine_steps" in self.mapped_:
+            self.module.refine_steps = self.mapped_["refine_steps"]
+
+    def _remember_refinement(self) -> None:
+        """What users set of it in the module is saved with the model."""
+        if self.mapped_ is not None and hasattr(self.module, "refine_steps"):
+            refined = self.module.query_batches.nonzero().squeeze(1).tolist()
+            self.mapped_ |= {"refined": refined, "refine_steps": self.module.refine_steps}
 
     def _freeze(self, known: dict[str, int], unfrozen: Sequence[str]) -> None:
         """Freeze the weights of the reference; `known` rows of growing embeddings for good."""

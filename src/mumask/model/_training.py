@@ -100,10 +100,11 @@ def kept_history(model):
         yield
     finally:
         model.is_trained_ = model.is_trained_ or ready
-    if not model.trainer.is_global_zero:
+    written = getattr(model.trainer.logger, "history", None)
+    if not isinstance(written, dict):  # another logger, or a process that is not the first
         return
     n_before = max((len(values) for values in before.values()), default=0)
-    for name, values in (getattr(model.trainer.logger, "history", None) or {}).items():
+    for name, values in written.items():
         if name not in model.history_:
             model.history_[name] = values.set_axis(values.index + n_before)
 

@@ -122,7 +122,9 @@ class InputNorm(nn.Module):
         if mask is not None and self.transform != "clr":  # which takes no depth out
             total, mask = total / self._base_of(mask), None
         if self.transform == "tfidf":
-            return (normalised.expm1() * total / (_TARGET_SUM * self.idf)).clamp(0.0, 1.0)
+            # Means of logarithms: their exponentials add up to far less than what is open.
+            share = normalised.expm1().clamp(min=0.0) / self.idf
+            return (share * (total / share.sum(1, keepdim=True).clamp(min=1e-8))).clamp(max=1.0)
         share = self.share(normalised)
         counted = share if mask is None else share * mask
         return share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))

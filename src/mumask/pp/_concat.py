@@ -132,6 +132,11 @@ def _check(parts: Mapping[str, Mapping[str, AnnData]]) -> None:
             raise ValueError(f"{where} has no modality.")
         for name, adata in by_mod.items():
             where = f"Batch {batch!r}, modality {name!r}"
+            if adata.isbacked:
+                raise ValueError(
+                    f"{where} is backed by a file; read it into memory to join it: "
+                    "anndata.read_h5ad(path), mudata.read_h5mu(path)."
+                )
             if 0 in adata.shape or adata.X is None:
                 raise ValueError(
                     f"{where} is empty: {adata.n_obs} x {adata.n_vars}, X may be None."
@@ -202,6 +207,7 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
         pieces.append(piece)
     # features are aligned by now, so "outer" concerns obs columns and obsm alone
     merged = anndata.concat(pieces, join="outer", uns_merge="unique")
+    merged.obs = merged.obs.apply(_writable)
     merged.var = _features([adata.var for adata in members.values()], union)
     merged.varm[PANEL_KEY] = record_panels(measured, union, list(members))
     for batch, row in zip(members, measured, strict=True):
@@ -231,11 +237,12 @@ def _measured(name: str, batch: str, adata: AnnData, union: pd.Index) -> np.ndar
 
 def _widen(values, columns: np.ndarray, n_features: int, full: bool):
     """Values with their columns moved to `columns` of `n_features`; the others are zero."""
+    values = native(values)  # dense float16 could not be stacked with a sparse batch
     if full and not sparse.issparse(values):
         wide = np.empty_like(np.asarray(values))
         wide[:, columns] = values
         return wide
-    source = sparse.csr_matrix(native(values))
+    source = sparse.csr_matrix(values)
     shape = (source.shape[0], n_features)
     # a copy, because sorting is done in place and `values` belong to the user
     moved = sparse.csr_matrix(
@@ -254,7 +261,14 @@ def _features(tables: Sequence[pd.DataFrame], union: pd.Index) -> pd.DataFrame:
         for table in tables:
             if column in table and var[column].isna().any():
                 var[column] = var[column].where(var[column].notna(), table[column].reindex(union))
-    return var
+    return var.apply(_writable)
+
+
+def _writable(column: pd.Series) -> pd.Series:
+    """True and False beside gaps are objects to pandas, which no file takes."""
+    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "boolean":
+        return column.astype("boolean" if column.isna().any() else bool)
+    return column
 
 
 def _bring_up(
@@ -282,6 +296,6 @@ def _bring_up(
                 continue
             if not pd.api.types.is_numeric_dtype(stacked.infer_objects()):
                 column = column.fillna(unlabeled)
-        column = column.infer_objects()
+        column = _writable(column.infer_objects())
         text = pd.api.types.infer_dtype(column) == "string"
         mdata.obs[name] = column.astype("category") if text else column

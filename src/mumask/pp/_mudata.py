@@ -24,6 +24,25 @@ def copy_mudata(mdata: MuData) -> MuData:
         return mdata.copy()
 
 
+def make_names_unique(mdata: MuData) -> None:
+    """Number the duplicated feature names of each modality.
+
+    A step of its own before any filter, because mudata cannot follow both at once.
+    """
+    repeated = {m: a for m, a in mdata.mod.items() if not a.var_names.is_unique}
+    if not repeated:
+        return
+    with keep_order():
+        mdata.update()  # the user may have filtered without it
+        names = mdata.var_names.to_numpy(dtype=object, copy=True)
+        for modality, adata in repeated.items():
+            adata.var_names_make_unique()
+            place = np.ravel(mdata.varmap[modality]).astype(np.int64)
+            names[place > 0] = adata.var_names[place[place > 0] - 1]
+        mdata.var.index = names  # left to update(), annotation of a renamed feature is lost
+        mdata.update()
+
+
 def replace_modalities(mdata: MuData, changed: Mapping[str, AnnData]) -> None:
     """Put other objects in place of modalities; cells and features may have become fewer."""
     with keep_order():

@@ -11,7 +11,14 @@ from scipy import sparse
 
 from mumask.data import check_is_mosaic, is_binary
 
-from ._mudata import column_by_cell, copy_mudata, get_modality, kind_of, replace_modalities
+from ._mudata import (
+    column_by_cell,
+    copy_mudata,
+    get_modality,
+    kind_of,
+    make_names_unique,
+    replace_modalities,
+)
 from ._select import rank_features
 
 logger = logging.getLogger("mumask")
@@ -41,7 +48,7 @@ def prepare(
     batch_key
         Column of ``mdata.obs``, for variable genes by batch.
     n_top_genes, n_top_peaks
-        Number of features to keep; None keeps all.
+        Number of features to keep, at least 1; None keeps all.
     inplace
         Change `mdata` instead of returning new data.
 
@@ -56,18 +63,31 @@ def prepare(
     {'rna': 50, 'protein': 12, 'atac': 100}
     """
     check_is_mosaic(mdata)
+    for argument, limit in (("n_top_genes", n_top_genes), ("n_top_peaks", n_top_peaks)):
+        if limit is not None and limit < 1:
+            raise ValueError(
+                f"`{argument}` is {limit}; at least one feature has to stay, and None keeps all."
+            )
     limits = {"rna": n_top_genes, "atac": n_top_peaks}
     batches = {}
     for name in mdata.mod:
         adata = get_modality(mdata, name)
         batches[name] = None if batch_key is None else column_by_cell(mdata, adata, batch_key)
+    for name, adata in mdata.mod.items():
+        if n_repeated := adata.var_names.duplicated().sum():
+            logger.info("Modality %r: %d duplicated feature names are made unique by a number.",
+                        name, n_repeated)  # fmt: skip
     target = mdata if inplace else copy_mudata(mdata)
+    if not inplace:
+        make_names_unique(target)
     n_before = target.n_obs
     changed = {
         # a copy in place, so that an error in a later modality leaves the data as they were
         name: _prepared(name, adata.copy() if inplace else adata, batches[name], limits)
         for name, adata in target.mod.items()
     }
+    if inplace:  # only now, for the same reason
+        make_names_unique(target)
     replace_modalities(target, changed)
     if target.n_obs < n_before:
         logger.info("%d cells lost their last modality and are gone.", n_before - target.n_obs)
@@ -76,10 +96,7 @@ def prepare(
 
 def _prepared(name: str, adata: AnnData, batch, limits: dict) -> AnnData:
     kind = kind_of(name, adata)
-    if not adata.var_names.is_unique:
-        logger.info("Modality %r: %d duplicated feature names are made unique by a number.",
-                    name, adata.var_names.duplicated().sum())  # fmt: skip
-        adata.var_names_make_unique()
+    adata.var_names_make_unique()
     if not _counts(adata.X):
         if "counts" in adata.layers and _counts(adata.layers["counts"]):
             logger.info("Modality %r: X holds no counts; it is now layers['counts'].", name)

@@ -68,7 +68,7 @@ def rank_markers(
     groups
         Groups to rank; all by default.
     reference
-        Group to compare with, or ``"rest"``.
+        Group to compare with, or ``"rest"``: all other cells, also if a group has that name.
     n_top
         Features per group; None for all.
     method
@@ -184,8 +184,9 @@ def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str
     """Groups to rank, and all groups that take part."""
     sizes = shell.obs["group"].value_counts()
     wanted = list(sizes.index.sort_values()) if groups == "all" else np.atleast_1d(groups).tolist()
-    wanted = [name for group in wanted if (name := category_name(group)) != reference]
-    for group in [*wanted, *([] if reference == "rest" else [reference])]:
+    compared = [] if reference == "rest" else [reference]  # a group may be named "rest" too
+    wanted = [name for group in wanted if (name := category_name(group)) not in compared]
+    for group in [*wanted, *compared]:
         if group not in sizes.index:
             raise ValueError(
                 f"{group!r} is no {groupby!r} of cells with modality {modality!r}; they are "
@@ -199,7 +200,7 @@ def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str
     wanted = [group for group in wanted if group not in small]
     if not wanted or len(sizes) < 2:
         raise ValueError(f"`groupby`: {groupby!r} needs two groups with {MIN_CELLS} cells each.")
-    names = list(sizes.index) if reference == "rest" else [*wanted, reference]
+    names = [*wanted, *compared] if compared else list(sizes.index)
     return wanted, names
 
 

@@ -203,13 +203,28 @@ def test_a_panel_tells_how_deep_a_cell_is(transform):
     x = share * torch.tensor([[5.0], [10.0], [20.0]])
     norm = InputNorm(40, transform)
     norm.base.copy_(share / share.sum())
-    open_peaks = transform == "tfidf"
-    values = norm.normalise(x) if not open_peaks else torch.log1p(1e4 * norm.base).expand(3, -1)
+    norm.depth.fill_(float(10 * share.sum()))
+    open_value = torch.log1p(1e4 / norm.depth)  # of a peak; the mean over cells is a share of it
+    values = norm.normalise(x) if transform == "log1p" else (10 * share * open_value).expand(3, -1)
     panel = (torch.arange(40) % 5 == 0).expand(3, -1)
     assert torch.allclose(norm.to_values(values, (x * panel).sum(1, True), panel), x, rtol=1e-3)
     everything = torch.ones_like(panel)
     total = x.sum(1, True)
     assert torch.allclose(norm.to_values(values, total, everything), norm.to_values(values, total))
+
+
+def test_the_mean_of_a_peak_is_its_probability():
+    """What a perfect decoder would say of cells that differ by chance alone."""
+    torch.manual_seed(0)
+    chance = torch.linspace(0.01, 0.6, 50)
+    x = (torch.rand(4000, 50) < chance).float()
+    norm = InputNorm(50, "tfidf")
+    norm.fit(lambda: [(x, None)])
+    mean = norm.normalise(x).mean(0, keepdim=True)
+    total = norm.share(mean).sum(1, keepdim=True)
+    assert total.item() == pytest.approx(x.sum(1).mean().item(), rel=0.02)
+    assert torch.allclose(norm.to_values(mean, total)[0], x.mean(0), rtol=0.15)
+    assert norm.to_values(mean, 2 * total)[0].sum() > 1.8 * total
 
 
 def test_noise_in_what_is_decoded_of_a_panel_stays_there():

@@ -50,9 +50,9 @@ class MAEDecoding:
         return known[modality]
 
     def expected_total(self, hidden: dict, modality: str) -> Tensor | None:
-        """Total ``(B, 1)`` that a cell should have where its inputs keep it (CLR), else None."""
+        """Total ``(B, 1)`` that a cell should have where its inputs tell (CLR, TF-IDF), else None."""
         norm = self.encoders[modality].norm
-        if norm.transform != "clr":
+        if norm.transform not in ("clr", "tfidf"):
             return None
         return norm.share(self.decode(hidden, modality)).sum(1, keepdim=True)
 

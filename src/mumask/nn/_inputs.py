@@ -52,6 +52,7 @@ class InputNorm(nn.Module):
         level = 1.0 / n_features if transform in ("log1p", "tfidf") else 1.0
         self.register_buffer("base", torch.full((n_features,), level))
         self.register_buffer("idf", torch.ones(n_features))
+        self.register_buffer("depth", torch.tensor(1.0))  # total of an average cell
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
 
@@ -121,19 +122,19 @@ class InputNorm(nn.Module):
             return normalised.clamp(0.0, 1.0)
         if mask is not None and self.transform != "clr":  # which takes no depth out
             total, mask = total / self._base_of(mask), None
-        if self.transform == "tfidf":
-            # Means of logarithms: their exponentials add up to far less than what is open.
-            share = normalised.expm1().clamp(min=0.0) / self.idf
-            return (share * (total / share.sum(1, keepdim=True).clamp(min=1e-8))).clamp(max=1.0)
         share = self.share(normalised)
         counted = share if mask is None else share * mask
-        return share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))
+        values = share * (total / counted.sum(1, keepdim=True).clamp(min=1e-8))
+        return values.clamp(max=1.0) if self.transform == "tfidf" else values
 
     def share(self, normalised: Tensor) -> Tensor:
         """Normalised values of counts back to multiples of what the cell has in total.
 
-        For ``clr``, which takes no total out, these are the counts themselves.
+        For ``clr``, which takes no total out, these are the counts themselves; for ``tfidf`` the
+        probabilities in a cell of average depth, since an open peak has one value and others zero.
         """
+        if self.transform == "tfidf":
+            return (normalised / torch.log1p(_TARGET_SUM * self.idf / self.depth)).clamp(min=0.0)
         ratio = normalised.exp()
         return ((ratio * self.base if self.transform == "clr" else ratio) - 1.0).clamp(min=0.0)
 
@@ -151,7 +152,8 @@ class InputNorm(nn.Module):
             return
         level = total / count.clamp(min=1)
         if self.transform in ("log1p", "tfidf"):
-            self.base.copy_(level / level.sum().clamp(min=1e-8))
+            self.depth.copy_(level.sum().clamp(min=1e-8))
+            self.base.copy_(level / self.depth)
         elif self.transform == "clr":
             self.base.copy_(level.exp())
         if self.transform == "tfidf":

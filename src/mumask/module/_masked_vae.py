@@ -206,7 +206,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
             for name in self.names:
                 x = tensors[keys.values_key(name)]
                 moments = self.transforms[name].moments(x, self.visible(tensors, name))
-                sums[name] = sums[name] + moments
+                sums[name] = sums[name] + moments.double()
         for name, moments in sums.items():
             self.transforms[name].set_scale(moments)
             if self._in_spreads(name):

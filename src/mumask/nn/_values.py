@@ -168,13 +168,15 @@ class InputTransform(nn.Module):
 
     def moments(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Number, sum and sum of squares of the unmasked values by feature, ``(3, n_features)``."""
-        values, zeros = self.normalise(x, mask), torch.zeros_like(self.profile, dtype=torch.double)
-        n = zeros + len(x) if mask is None else mask.sum(dim=0).double()
-        # In double precision: a spread may be small beside the centre.
+        values = self.normalise(x, mask)
+        # Of real values the spread may be small beside the centre.
+        kind = torch.double if self.support == "real" else self.profile.dtype
+        zeros = torch.zeros_like(self.profile, dtype=kind)
+        n = zeros + len(x) if mask is None else mask.sum(dim=0)
         if values.layout == torch.strided:
-            values = values.double()
+            values = values.to(kind)
             return torch.stack([n, values.sum(dim=0), (values**2).sum(dim=0)])
-        columns, v = values.col_indices().long(), values.values().double()
+        columns, v = values.col_indices().long(), values.values().to(kind)
         sums = [zeros.index_add(0, columns, power) for power in (v, v**2)]
         return torch.stack([n, *sums])
 

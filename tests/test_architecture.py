@@ -79,7 +79,7 @@ def test_rules_would_be_noticed():
     """The check sees relative and absolute imports, names and modules."""
     assert "data.keys" in imports_of(Path("module/_masked_vae.py"))
     assert "nn.LIKELIHOODS" in imports_of(Path("module/_masked_vae.py"))
-    assert "model._decode.DecodeMixin" in imports_of(Path("model/_masked_vae.py"))
+    assert "model._predictive.PredictiveMixin" in imports_of(Path("model/_masked_vae.py"))
 
 
 def asks_for_mudata(path: Path) -> bool:

@@ -155,3 +155,17 @@ def test_paper_outputs():
     raw, x = torch.tensor([[-1.0, 2.0, 0.5]]), torch.tensor([[1.0, 1.0, 0.5]])
     assert likelihood.mean(raw).tolist() == [[0.0, 2.0, 0.5]]
     assert likelihood.nll(given(raw), x).item() == pytest.approx(0.5 * (1 + 1))
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_distributions(likelihood, raw, values, mask):
+    """What values are drawn from is what the loss assumes of them."""
+    full = torch.ones(N, F, dtype=torch.bool) if mask is None else mask
+    total = (values * full).sum(1, keepdim=True).clamp(min=1)
+    distribution = likelihood.distribution(raw, total, mask)
+    log_prob = distribution.log_prob(values)
+    if likelihood.name == "gaussian":
+        log_prob = log_prob + 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    expected = reference(likelihood, raw, values, full)
+    torch.testing.assert_close(log_prob[full], expected[full], rtol=1e-4, atol=1e-4)
+    assert distribution.sample().shape == (N, F)

@@ -38,11 +38,13 @@ def imputed(real_data, starmap):
     return {b: (complete[whole[b].obs_names], seen[b], whole[b], hidden[b]) for b in whole}
 
 
-# Mean Pearson correlation over four seeds: .25 to .28 in STARmap and .10 to .14 in SNARE-seq; of a
-# model whose cells are seen through their own panel only .19 to .26 and .05 to .07; of kNN in the
-# space of the shared genes .12 in STARmap.
+# Mean Pearson correlation over six seeds: .252 to .312 (standard deviation .021) in STARmap and .100
+# to .141 in SNARE-seq; Spearman .259 to .312 and .070 to .086. Of a model whose cells are seen through
+# their own panel only, over four seeds: .180 to .260 and .048 to .074, so that SNARE-seq tells them
+# apart. Of kNN in the space of the shared genes .12 in STARmap. The bounds of STARmap lie three
+# deviations below the mean: a last digit that changes anywhere is as good as another seed.
 @pytest.mark.parametrize(
-    ("batch", "pearson", "spearman"), [("starmap", 0.28, 0.28), ("snare", 0.09, 0.07)]
+    ("batch", "pearson", "spearman"), [("starmap", 0.22, 0.22), ("snare", 0.09, 0.065)]
 )
 def test_each_data_set_gets_the_genes_of_the_other(imputed, batch, pearson, spearman):
     complete, seen, whole, hidden = imputed[batch]

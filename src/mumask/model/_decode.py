@@ -163,8 +163,7 @@ class DecodeMixin(EncodeMixin):
             )
         if n_samples is None:
             raise ValueError("`return_mean`=False asks for draws: say how many with `n_samples`.")
-        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"`n_samples`={n_samples!r}: choose an integer, at least 1.")
+        check_n_samples(n_samples)
 
     def _mean_over(
         self, hidden: Iterable, modality: str, total, expects, mask=None, features=None
@@ -311,3 +310,8 @@ def _reindex(table: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
     if not names.isin(table.index).all():  # booleans with gaps: only these can be written
         table = table.astype({c: "boolean" for c in table if table[c].dtype == bool})
     return table.reindex(names)
+
+
+def check_n_samples(n_samples: int) -> None:
+    if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
+        raise ValueError(f"`n_samples`={n_samples!r}: choose an integer, at least 1.")

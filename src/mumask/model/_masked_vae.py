@@ -14,11 +14,11 @@ from mumask.module import MaskedVAEModule
 from mumask.nn import ACTIVATIONS, LIKELIHOODS, SCHEDULES, cell_entropy
 
 from ._counterfactual import CounterfactualMixin
-from ._decode import DecodeMixin
 from ._differential import PosteriorDifferentialMixin
 from ._label_fitting import LabelFittingMixin
 from ._latent import LatentMixin
 from ._modality_specs import ModalitySpecsMixin
+from ._predictive import PredictiveMixin
 from ._query import QueryMixin
 from ._training import MaskedTrainingMixin
 
@@ -68,7 +68,7 @@ class MaskedVAE(
     PosteriorDifferentialMixin,
     CounterfactualMixin,
     LatentMixin,
-    DecodeMixin,
+    PredictiveMixin,
     LabelFittingMixin,
 ):
     """Masked variational autoencoder for mosaics of modalities (inClust+).

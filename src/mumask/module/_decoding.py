@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from mumask.nn._linear_outputs import LinearOutputs, ScaledOutputs
@@ -81,9 +83,31 @@ class Decoding:
         -------
         Values of shape ``(B, n_features)``, or ``(B, len(features))``.
         """
-        mean, rows = self.likelihoods[modality].mean, max(1, BLOCK // self.n_features[modality])
+        mean = self.likelihoods[modality].mean
+        return self._in_blocks(lambda *block: mean(*block, features), hidden, modality, total, mask)
+
+    def drawn(
+        self,
+        hidden: torch.Tensor,
+        modality: str,
+        total: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Values of one modality drawn from its likelihood, ``(B, n_features)``, 0 where masked.
+
+        Arguments as those of :meth:`expected`.
+        """
+        likelihood = self.likelihoods[modality]
+        values = self._in_blocks(
+            lambda *block: likelihood.distribution(*block).sample(), hidden, modality, total, mask
+        )
+        return values if mask is None else values * mask
+
+    def _in_blocks(self, read: Callable, hidden, modality: str, total, mask) -> torch.Tensor:
+        """Rows that `read` makes of the outputs of some cells, their totals and their mask."""
+        rows = max(1, BLOCK // self.n_features[modality])
         masks = [None] * len(total.split(rows)) if mask is None else mask.split(rows)
         blocks = zip(hidden.split(rows), total.split(rows), masks, strict=True)
         layer = self._outputs(hidden, modality)
         decoded = lambda rows_of_hidden: layer._replace(hidden=rows_of_hidden).raw()
-        return torch.cat([mean(decoded(h), t, m, features) for h, t, m in blocks])
+        return torch.cat([read(decoded(h), t, m) for h, t, m in blocks])

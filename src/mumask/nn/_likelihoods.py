@@ -1,16 +1,17 @@
 """Likelihoods of one modality, in terms of the decoder's raw output.
 
 Each takes the decoder's ``n_heads * n_features`` outputs and gives the negative log-likelihood per
-cell (``nll``, of :class:`LinearOutputs`) and the expected values (``mean``, of ``raw``, the outputs
-themselves). Masked elements are left out of every sum and of
-the normalisation over features, so that they have no gradient. What is masked in all cells need not
-be there at all: ``nll`` then takes the `columns` that its arguments hold.
+cell (``nll``, of :class:`LinearOutputs`) and, of ``raw``, the outputs themselves, the expected values
+(``mean``) and what they are expected of (``distribution``, to draw from). Masked elements are left
+out of every sum and of the normalisation over features, so that they have no gradient. What is
+masked in all cells need not be there at all: ``nll`` then takes the `columns` that its arguments hold.
 """
 
 from __future__ import annotations
 
+import scvi.distributions
 import torch
-from torch import nn
+from torch import distributions, nn
 from torch.nn import functional as F
 
 from ._fused_losses import DetectionLoss, NegativeBinomialLoss, excluded
@@ -77,6 +78,12 @@ class CountLikelihood(nn.Module):
         """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
         raise NotImplementedError
 
+    def distribution(
+        self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> distributions.Distribution:
+        """Of the values of cells with `total` counts in the features of `mask`."""
+        raise NotImplementedError
+
 
 class Poisson(CountLikelihood):
     """Poisson counts."""
@@ -89,6 +96,9 @@ class Poisson(CountLikelihood):
             log_mu = log_mu.masked_fill(~mask, 0.0)  # nothing that could overflow
         seen = values * log_mu[rows, features] - torch.lgamma(values + 1)
         return _unmasked_sum(log_mu.exp(), mask).index_add(0, rows, -seen)
+
+    def distribution(self, raw, total, mask=None):
+        return distributions.Poisson(self.mean(raw, total, mask))
 
 
 class NegativeBinomial(CountLikelihood):
@@ -106,6 +116,10 @@ class NegativeBinomial(CountLikelihood):
         total, log_theta = row_sums(x, mask).clamp(min=1.0), _picked(self.log_theta, columns)
         cost = NegativeBinomialLoss.apply(*outputs, mask, total, log_theta, rows, features, values)
         return cost if mask is None else cost * mask.any(dim=1)
+
+    def distribution(self, raw, total, mask=None):
+        mean, theta = self.mean(raw, total, mask), self.log_theta.exp().expand_as(raw)
+        return scvi.distributions.NegativeBinomial(mu=mean, theta=theta)
 
     @staticmethod
     def _nll_of_zero(log_mu: torch.Tensor, log_theta: torch.Tensor) -> torch.Tensor:
@@ -148,6 +162,13 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
             extra = extra * mask[at]
         return _unmasked_sum(cost, mask).index_add(0, rows, extra)
 
+    def distribution(self, raw, total, mask=None):
+        counts, dropout = raw.chunk(2, dim=1)
+        mean, theta = self.log_mean(counts, total, mask).exp(), self.log_theta.exp()
+        return scvi.distributions.ZeroInflatedNegativeBinomial(
+            mu=mean, theta=theta.expand_as(counts), zi_logits=dropout
+        )
+
     def mean(self, raw, total, mask=None, features=None):
         counts, dropout = raw.chunk(2, dim=1)
         kept = torch.sigmoid(-_picked(dropout, features))
@@ -182,6 +203,9 @@ class Bernoulli(CountLikelihood):
     def mean(self, raw, total, mask=None, features=None):
         """Probability of every feature, shape ``(n, n_features)``, given `total` open ones."""
         return -torch.expm1(-self.log_excess.exp() * super().mean(raw, total, mask, features))
+
+    def distribution(self, raw, total, mask=None):
+        return distributions.Bernoulli(self.mean(raw, total, mask))
 
 
 class Gaussian(nn.Module):
@@ -220,6 +244,12 @@ class Gaussian(nn.Module):
         """Expected values, shape ``(n, n_features)``."""
         raw = _picked(raw, features)
         return F.relu(raw) if self.nonnegative else raw
+
+    def distribution(self, raw, total=None, mask=None):
+        """Of the values of cells; neither total nor mask matter to it."""
+        mean = self.mean(raw)
+        sigma = mean.new_ones(()) if self.unit_variance else self.log_sigma.exp()
+        return distributions.Normal(mean, sigma)
 
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {

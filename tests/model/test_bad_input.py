@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import anndata as ad
 import mudata as md
@@ -213,6 +214,20 @@ def test_one_batch_is_said_and_works(mosaic):
     ):
         MaskedVAE.setup_mudata(mosaic, batch_key="run")
     assert MaskedVAE(mosaic).batches == ["only"]
+
+
+def test_categories_of_a_cell_each(make_mosaic):
+    """A column of barcodes is no batch; few cells of a type are worth a word, a full column none."""
+    mdata = make_mosaic()
+    mdata.obs["barcode"] = pd.Categorical(mdata.obs_names)
+    with pytest.warns(UserWarning, match=r"`batch_key`: 90 of the 90 .*'barcode'.*the column"):
+        MaskedVAE.setup_mudata(mdata, batch_key="barcode")
+    mdata.obs["rare"] = ["Unknown"] + ["rare"] * 2 + ["b"] * 40 + ["c"] * 47
+    with pytest.warns(UserWarning, match=r"`labels_key`: 1 of the 3 .*'rare'"):
+        MaskedVAE.setup_mudata(mdata, labels_key="rare")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        MaskedVAE.setup_mudata(mdata, batch_key="batch", categorical_covariate_keys=["donor"])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ logger = logging.getLogger("mumask")
 # The keys scvi-tools looks for in a state registry.
 MAPPING, ORIGINAL, UNLABELED = "categorical_mapping", "original_key", "unlabeled_category"
 NO_BATCH = "all cells"
+MIN_CELLS = 3  # of a category, before a warning, as in scvi-tools
 # What people call cells without a label.
 UNLABELED_MARKS = {"", "?", "unknown", "unlabeled", "unlabelled", "unassigned", "nan", "none", "na"}
 
@@ -100,7 +101,8 @@ class CategoricalField(MosaicField):
 
     def register_field(self, mdata: MuData) -> dict:
         """Map categories to codes, in sorted order."""
-        categories = sorted(set(self._column(mdata)))
+        cells = self._column(mdata).value_counts()
+        categories = sorted(cells.index)
         if self.unlabeled_category is not None:
             categories = [name for name in categories if name != self.unlabeled_category]
             self._check_classes(categories)
@@ -112,7 +114,19 @@ class CategoricalField(MosaicField):
                 UserWarning,
                 stacklevel=1,  # the command line shows warnings of mumask's own files
             )
+        self._warn_of_few(cells[cells.index != self.unlabeled_category])
         return self._state(categories)
+
+    def _warn_of_few(self, cells: pd.Series) -> None:
+        few = sorted(cells.index[cells < MIN_CELLS])
+        if few:
+            warnings.warn(
+                f"`{self.argument}`: {len(few)} of the {len(cells)} categories of {self.attr_key!r} "
+                f"have fewer than {MIN_CELLS} cells, such as {few[0]!r}: little can be learned of "
+                "them. Is it the column that you mean?",
+                UserWarning,
+                stacklevel=1,
+            )
 
     def _check_classes(self, classes: list[str]) -> None:
         marks = [name for name in classes if name.strip().lower() in UNLABELED_MARKS]

@@ -1,4 +1,4 @@
-"""CrossAttentionMAE: stages, queries, attention, saving, bad input."""
+"""CrossAttentionMAE: stages, queries, saving, bad input."""
 
 from __future__ import annotations
 
@@ -335,68 +335,6 @@ def test_what_is_shared_works_without_a_posterior(reference):
     solo = (reference.adata.obs["batch"].astype(str) == "solo").to_numpy()
     np.testing.assert_allclose(as_solo[solo], own[solo], rtol=1e-4)
     assert not np.allclose(as_solo[~solo], own[~solo], rtol=1e-3)
-
-
-# Attention
-
-
-def test_attention_table(reference):
-    table = reference.get_attention("protein", "rna", n_permutations=20)
-    assert len(table) == 6 * 14
-    assert table.set_index(["query", "key"]).index.is_unique
-    assert {"weight", "baseline", "zscore", "pvalue", "padj"} <= set(table)
-    assert table["pvalue"].between(1 / 21, 1).all() and (table["padj"] >= table["pvalue"]).all()
-    tokens = reference.module.encoders["rna"].tokens
-    gene = reference.feature_names("rna")[int(tokens.members[2][0])]
-    assert (table.loc[table["key"] == gene, "key_token"] == 2).all()
-    # Shared attention: the mean over the keys of a cell with two modalities is one.
-    cite = reference.adata.obs["batch"].astype(str).to_numpy() == "cite"
-    table = reference.get_attention("protein", "rna", indices=cite, n_permutations=0)
-    by_token = table.drop_duplicates(["query_token", "key_token"]).groupby("query_token")["weight"]
-    np.testing.assert_allclose(by_token.mean(), 1, rtol=1e-4)
-
-
-def test_attention_by_group_finds_the_group(reference):
-    """A group that differs from the others is told from one drawn at random."""
-    table = reference.get_attention("protein", "rna", groupby="cell_type", n_permutations=100)
-    assert set(table["group"]) == {"type0", "type1", "type2", "type3"}
-    mdata = reference.adata.copy()
-    mdata.obs["random"] = np.random.default_rng(1).choice(["a", "b"], mdata.n_obs)
-    random = reference.get_attention("protein", "rna", mdata, groupby="random", n_permutations=100)
-    assert table["zscore"].abs().mean() > 1.5 * random["zscore"].abs().mean()
-
-
-def test_attention_does_not_depend_on_minibatches(reference):
-    one, two = (
-        reference.get_attention("rna", "protein", n_permutations=0, batch_size=size)
-        for size in (7, 500)
-    )
-    np.testing.assert_allclose(one["weight"], two["weight"], rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (("protein", "metabolites"), ValueError, "metabolites"),
-        (("rna", "rna"), ValueError, "different"),
-        (("rna", "atac"), ValueError, "None of the cells has both"),
-    ],
-)
-def test_attention_of_what_is_not_there(reference, arguments, error, message):
-    with pytest.raises(error, match=message):
-        reference.get_attention(*arguments)
-    with pytest.raises(KeyError, match="no column"):
-        reference.get_attention("rna", "protein", groupby="sort")
-    mdata = reference.adata.copy()
-    mdata.obs["empty"] = np.nan
-    with pytest.raises(ValueError, match="'empty' is empty"):
-        reference.get_attention("rna", "protein", mdata, groupby="empty")
-
-
-@pytest.mark.parametrize("n_permutations", [1, -1])
-def test_a_z_score_needs_two_permutations(reference, n_permutations):
-    with pytest.raises(ValueError, match="at least 2"):
-        reference.get_attention("rna", "protein", n_permutations=n_permutations)
 
 
 # Bad input

@@ -93,3 +93,23 @@ def test_nothing_is_refined_where_there_are_no_gradients(query):
     refined, query.module.refine_steps = encode(), 0
     assert torch.equal(encoded, encode())
     assert (refined - encoded).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"library_size": -1.0}, ValueError, "`library_size`=-1.0: choose a positive number"),
+        ({"library_size": "latent"}, TypeError, "`library_size` is a number"),
+        ({"transform_batch": []}, ValueError, "`transform_batch` is empty; choose from"),
+    ],
+)
+def test_what_cannot_be_decoded(trained, arguments, error, message):
+    with pytest.raises(error, match=message):
+        trained.get_normalized_expression(**arguments)
+    if "library_size" in arguments:
+        with pytest.raises(error, match=message):
+            trained.predict_condition({"site": "x"}, **arguments)
+
+
+def test_no_cell_has_no_bound(trained):
+    assert np.isnan(trained.get_elbo(indices=[]))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
-import scvi
 import torch
 
 from mumask import CrossAttentionMAE, MaskedVAE
@@ -153,6 +150,27 @@ def test_prepared_query(options, query, unchanged):
     b = MaskedVAE.load_query_data(reduced, reference).get_latent_representation()
     order = reduced.obs_names.get_indexer(query.obs_names)
     np.testing.assert_allclose(a, b[order], atol=1e-6)
+
+
+def test_prepared_query_keeps_what_is_of_cells(options, query, tmp_path):
+    """Also of data in a file, which cannot be changed in place."""
+    reference = options()
+    query.obsm["spatial"] = np.arange(2.0 * query.n_obs).reshape(-1, 2)
+    query.uns["sample"] = "s1"
+    query.write_h5mu(tmp_path / "query.h5mu")
+    stored = md.read_h5mu(tmp_path / "query.h5mu", backed="r")
+    for mdata in (query, stored):
+        reduced = MaskedVAE.prepare_query_mudata(mdata, reference)
+        assert reduced.uns["sample"] == "s1"
+        order = query.obs_names.get_indexer(reduced.obs_names)
+        np.testing.assert_array_equal(reduced.obsm["spatial"], query.obsm["spatial"][order])
+    assert not reduced.isbacked
+    with pytest.raises(ValueError, match="`inplace`=True"):
+        MaskedVAE.prepare_query_mudata(stored, reference, inplace=True)
+    names = list(query["rna"].var_names)
+    query["rna"].var_names = [names[1], *names[1:]]
+    with pytest.raises(ValueError, match="1 feature names occur more than once.*'rna'"):
+        MaskedVAE.prepare_query_mudata(query, reference)
 
 
 def test_reduced_in_place(options, make_mosaic):
@@ -328,87 +346,3 @@ def test_a_narrow_query_of_a_known_batch_narrows_no_later_one(many_genes):
     )
     with pytest.warns(UserWarning, match=rf"features were measured in batch {batch!r}.*reference"):
         mapped.get_latent_representation(whole)
-
-
-# Flags of new types
-
-
-@pytest.fixture(scope="module", params=[MaskedVAE, CrossAttentionMAE])
-def annotated(request):
-    """A labelled reference, and other cells of the same types."""
-    scvi.settings.seed = 0
-    mdata = simulate_mosaic(  # of fewer, the median of those that calibrate is off by .05
-        2000, {"one": ("rna", "protein")}, n_features={"rna": 60, "protein": 12}, seed=3
-    )
-    first = np.random.default_rng(0).random(mdata.n_obs) < 0.6
-    reference, query = mdata[first].copy(), mdata[~first].copy()
-    request.param.setup_mudata(reference, batch_key="batch", labels_key="cell_type")
-    model = request.param(reference, n_latent=10)
-    # MaskedVAE learns from 60 % of the cells and judges the others; CrossAttentionMAE sets a fifth
-    # of the labels aside by itself.
-    share = {"train_size": 0.6} if request.param is MaskedVAE else {}
-    model.train(max_epochs=8, enable_progress_bar=False, **share)
-    if request.param is CrossAttentionMAE:
-        model.finetune(head_steps=100)
-    return model, query
-
-
-@pytest.mark.parametrize("source", [None, "rna", "protein"])
-@pytest.mark.parametrize("known_share", [0.9, 0.97])
-def test_flagged_share_of_known_types(annotated, source, known_share):
-    """Of new cells of known types as many are flagged as was asked for, from any modality."""
-    model, query = annotated
-    table = model.annotate(query, source=source, known_share=known_share)
-    n = [model.known_types_["views"][0]["n_cells"], query.n_obs]
-    deviation = np.sqrt(known_share * (1 - known_share) * (1 / n[0] + 1 / n[1]))
-    expected = pytest.approx(1 - known_share, abs=3 * deviation)
-    assert table["mumask_new_type"].mean() == expected
-
-
-@pytest.mark.parametrize("source", [None, "rna", "protein"])
-def test_each_set_of_modalities_has_its_own_temperature(annotated, source):
-    """What divides the logits is what was fitted to cells seen through the same modalities."""
-    model, query = annotated
-    probabilities = model.predict(query, soft=True, source=source)
-    (number,) = [
-        number
-        for number, view in enumerate(model.known_types_["views"])
-        if view["modalities"] == ([source] if source else ["rna", "protein"])
-    ]
-    kept, model.known_types_ = model.known_types_, deepcopy(model.known_types_)
-    for other, view in enumerate(model.known_types_["views"]):
-        view["temperature"] *= 2 if other == number else 7
-    hotter = model.predict(query, soft=True, source=source)
-    model.known_types_ = kept
-    assert (probabilities.dtypes == np.float32).all()
-    half = np.sqrt(probabilities)
-    np.testing.assert_allclose(hotter, half.div(half.sum(axis=1), axis=0), rtol=1e-4, atol=1e-5)
-
-
-def test_cells_are_encoded_once(annotated, monkeypatch):
-    model, query = annotated
-    encode, seen = model.module.inference, []
-
-    def counting(tensors, **kwargs):
-        seen.append(len(tensors["batch"]))
-        return encode(tensors, **kwargs)
-
-    monkeypatch.setattr(model.module, "inference", counting)
-    table = model.annotate(query)
-    assert sum(seen) == query.n_obs
-    assert table["mumask_label"].equals(model.predict(query))
-    assert table["mumask_novelty"].equals(model.get_novelty(query))
-    np.testing.assert_allclose(table["mumask_uncertainty"], model.get_label_uncertainty(query))
-
-
-def test_a_type_without_a_label_stands_out(annotated):
-    """Cells of a profile that no type has are farther out than nearly all known ones."""
-    model, query = annotated
-    strange = md.MuData({name: query[name][:200].copy() for name in query.mod})
-    strange.obs["batch"] = "one"
-    rng = np.random.default_rng(0)
-    for adata in strange.mod.values():
-        adata.X = adata.X[:, rng.permutation(adata.n_vars)]
-    novelty = model.get_novelty(strange)
-    assert novelty.median() > 0.9
-    assert model.get_novelty(query).median() == pytest.approx(0.5, abs=0.1)

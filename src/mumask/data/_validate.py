@@ -88,7 +88,7 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
             where,
             f"mdata[{name!r}].obs_names_make_unique(); mdata.update()",
         )
-        _check_unique(adata.var_names, "feature", where, f"mdata[{name!r}].var_names_make_unique()")
+        check_features(mdata, name)
         made_anew = "mdata = mudata.MuData(dict(mdata.mod)), and its obs anew"
         _check_unique(mdata.obs_names, "cell", "the MuData", made_anew)
         strange = np.flatnonzero(~adata.obs_names.isin(mdata.obs_names))
@@ -105,6 +105,12 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
             f"{name_some(mdata.obs_names, absent)}. Drop them, "
             "mdata = mdata[mdata.obs_names.isin(...)].copy(), or add a modality that has them."
         )
+
+
+def check_features(mdata: MuData, name: str) -> None:
+    """Feature names of a modality are unique."""
+    way_out = f"mdata[{name!r}].var_names_make_unique()"
+    _check_unique(mdata.mod[name].var_names, "feature", f"modality {name!r}", way_out)
 
 
 def _check_unique(names: pd.Index, kind: str, where: str, way_out: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,10 @@ class AccessMixin(BaseModelClass):
             return [None]
         one = isinstance(transform_batch, str) or not isinstance(transform_batch, Iterable)
         wanted = [category_name(batch) for batch in ([transform_batch] if one else transform_batch)]
+        if not wanted:
+            raise ValueError(
+                f"`{argument}` is empty; choose from {self.batches}, or None for each cell's own."
+            )
         for batch in wanted:
             if batch not in self.batches:
                 raise ValueError(
@@ -197,6 +202,19 @@ def by_name(names: pd.Index, chosen: pd.Series, argument: str) -> pd.Series:
     if known.any() and not known.all():
         raise KeyError(f"`{argument}`: no cell named {chosen.index[~known][0]!r}.")
     return chosen.reindex(names, fill_value=False) if known.all() else chosen
+
+
+def check_library_size(library_size: float | None) -> None:
+    """A total to scale counts to, or None."""
+    if library_size is None:
+        return
+    if not isinstance(library_size, Real):
+        raise TypeError(
+            f"`library_size` is a number, not {library_size!r}; without it a generated modality "
+            "has the total that the model expects of each cell."
+        )
+    if not library_size > 0:
+        raise ValueError(f"`library_size`={library_size}: choose a positive number.")
 
 
 def feature_columns(names: pd.Index, features, modality: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,8 @@ class AttentionMixin(EncodeMixin):
         attention were spread evenly over all keys.
 
         Without `groupby`, the baseline says what the pairing of the modalities adds: the key
-        modality's cells are shuffled, so that a cell attends to another one's features. With
+        modality's cells are shuffled, within a minibatch and a batch, so that a cell attends to
+        another one's features. With
         `groupby`, it says how special a group is: cells change groups at random.
 
         Parameters
@@ -126,11 +128,13 @@ class AttentionMixin(EncodeMixin):
         parts = []
         total = np.zeros((1 + n_shuffles, *shape))
         count = np.zeros((1 + n_shuffles, *shape))
+        n_moved = 0
         for tensors in self._minibatches(
             mdata, rng.permutation(cells) if n_shuffles else cells, batch_size
         ):
             batch = tensors[keys.BATCH][:, 0].cpu().numpy()
             orders = [_shuffle_within(batch, rng) for _ in range(n_shuffles)]
+            n_moved += sum(int((order != torch.arange(len(order))).sum()) for order in orders)
             # One order at a time: the weights of all of them would be gigabytes.
             drawn = self.module.cross_attention(tensors, query, key, orders)
             for order, each in enumerate(drawn):
@@ -140,6 +144,13 @@ class AttentionMixin(EncodeMixin):
                 count[order] += (~each.isnan()).sum(0).cpu().numpy()
         if keep:
             return np.concatenate(parts), []
+        if n_moved < 0.5 * n_shuffles * len(cells):
+            warnings.warn(
+                "More than half of the cells were paired with themselves in the baseline, since few "
+                "of their batch were in a minibatch: it says little. Choose a larger `batch_size`.",
+                UserWarning,
+                stacklevel=3,
+            )
         mean = (total / np.maximum(count, 1)).astype(np.float32)
         return mean[:1], [draw[None] for draw in mean[1:]]
 

@@ -11,7 +11,7 @@ from mudata import MuData
 
 from mumask.data import category_name, keys
 
-from ._access import feature_columns
+from ._access import check_library_size, feature_columns
 from ._encode import EncodeMixin
 
 
@@ -78,6 +78,7 @@ class CounterfactualMixin(EncodeMixin):
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
         columns = feature_columns(names, features, modality)
+        check_library_size(library_size)
         categories, continuous = self._new_values(covariates)
         mdata, cells = self._cells(mdata, indices)
         if library_size is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from mudata import MuData
 
 from mumask.data import check_is_list, keep_order, keys
 
-from ._access import feature_columns
+from ._access import check_library_size, feature_columns
 from ._encode import EncodeMixin
 
 
@@ -88,8 +88,9 @@ class DecodeMixin(EncodeMixin):
             Total to which counts are scaled, over all features. By default that of an average
             reference cell; for a modality that is generated, which is one that `source` leaves out
             or that the data do not have, the total that the model expects of each cell, if it
-            learned one. For a binary modality the number of ones in a cell of that depth; real
-            values have none. With dropout (``"zinb"``) it is the total before dropout.
+            learned one. For a binary modality the number of ones in a cell of that depth, about
+            (what several counts on one feature add to it is learned over all cells); real values
+            have none. With dropout (``"zinb"``) it is the total before dropout.
         batch_size
             Cells per minibatch.
         n_samples
@@ -120,11 +121,7 @@ class DecodeMixin(EncodeMixin):
         modality = self.modalities[0] if modality is None else modality
         names = self.feature_names(modality)
         columns = feature_columns(names, features, modality)
-        if not isinstance(library_size, Real | None):
-            raise TypeError(
-                f"`library_size` is a number, not {library_size!r}; without it a generated modality "
-                "has the total that the model expects of each cell."
-            )
+        check_library_size(library_size)
         self._check_draws(n_samples, return_mean)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
@@ -218,7 +215,8 @@ class DecodeMixin(EncodeMixin):
         New MuData with the features of the model and the annotation of cells and features:
         columns of ``obs`` and ``var``, and ``obsm`` (NaN for cells that lack a modality). In each
         modality ``obs["imputed"]`` tells cells of which all values are decoded; where panels
-        differ, ``varm["imputed"]`` (features x batches) the features that a batch did not measure.
+        differ, ``varm["imputed"]`` (features x batches) the features outside of the panel of a
+        batch, none for a batch without the modality.
 
         Examples
         --------

@@ -70,7 +70,9 @@ class EncodeMixin(AccessMixin):
 
         Returns
         -------
-        Loss per cell, scaled to full panels, of every modality that some cell has.
+        Loss per cell, scaled to full panels, of every modality that some cell has: a sum over
+        features, or in :class:`~mumask.CrossAttentionMAE` the mean squared error of a standardised
+        feature.
 
         Examples
         --------

@@ -90,7 +90,7 @@ class LatentMixin(EncodeMixin):
 
         Returns
         -------
-        Nats per cell, up to constants of Gaussian modalities.
+        Nats per cell, up to constants of Gaussian modalities; NaN without any cell.
 
         Examples
         --------
@@ -102,4 +102,4 @@ class LatentMixin(EncodeMixin):
         for tensors in self._minibatches(mdata, cells, batch_size):
             _, _, losses = self.module(tensors)
             total -= float(losses.reconstruction_loss_sum + losses.kl_local_sum)
-        return total / max(1, len(cells))
+        return total / len(cells) if len(cells) else float("nan")

@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import check_is_list, check_is_mosaic, keep_order, keys, presence
+from mumask.data import check_features, check_is_list, check_is_mosaic, keep_order, keys, presence
 from mumask.nn import GrowingEmbedding
 
 from ._io import SaveLoadMixin, from_plain, init_arguments, one_device
@@ -77,12 +77,15 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         """
         check_is_mosaic(mdata)
         registry = cls._reference(reference_model)["registry"]
+        if inplace and mdata.isbacked:
+            raise ValueError("`inplace`=True cannot change data in a file: leave it out.")
         parts: dict[str, AnnData] = {}
         for name in registry["setup_args"]["modalities"]:
             if name in mdata.mod:
+                check_features(mdata, name)
                 state = registry["field_registries"][f"X_{name}"]["state_registry"]
                 known = [v for v in state["column_names"] if v in mdata.mod[name].var_names]
-                parts[name] = mdata.mod[name][:, known].copy()
+                parts[name] = mdata.mod[name][:, known].to_memory()
         if not parts:
             raise ValueError(_nothing_shared(mdata, registry))
         if inplace:
@@ -101,6 +104,11 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
             reduced = MuData(parts)
             reduced = reduced[mdata.obs_names.intersection(reduced.obs_names)].copy()
         reduced.obs = mdata.obs.loc[reduced.obs_names].copy()
+        rows = mdata.obs_names.get_indexer(reduced.obs_names)
+        for key, values in mdata.obsm.items():
+            if key not in mdata.mod:  # there it says which cells a modality has
+                reduced.obsm[key] = values.iloc[rows] if hasattr(values, "iloc") else values[rows]
+        reduced.uns.update(mdata.uns)
         return reduced
 
     @classmethod
@@ -121,7 +129,9 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         :class:`MaskedVAE` refines them by ``module.refine_steps`` (10) steps of inference: some
         2,000 cells per second on a CPU core, or more with few genes; 0 leaves it at the encoder's
         answer. ``train()`` then fits what is new (vectors of new batches and covariates) and leaves
-        everything else bit-identical, so that cells of the reference keep their numbers.
+        everything else bit-identical, so that cells of the reference keep their numbers. Only those
+        of a batch that the query brings again with fewer features are refined too, as are all if
+        the reference has no `batch_key` to tell them from the query's.
 
         Parameters
         ----------

@@ -76,7 +76,7 @@ class SetupMixin(BaseModelClass):
 
         A cell may be in any non-empty subset of the modalities, in any row order: cells are
         matched by name. Nothing needs to be padded, and `mdata` is not changed apart from two
-        identifiers in ``mdata.uns``.
+        identifiers in ``mdata.uns``, for which a view becomes a copy.
 
         Parameters
         ----------

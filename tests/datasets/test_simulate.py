@@ -236,6 +236,8 @@ def test_no_warning_reaches_the_user():
         ({"n_cells": {**PER_BATCH, "CITE-seq": 0}}, "at least one cell"),
         ({"panels": {"CITE-seq": {"rna": 0}}}, r"panels\['CITE-seq'\]\['rna'\] is 0"),
         ({"panels": {"CITE-seq": {"rna": 1.5}}}, "share.*at most 1"),
+        ({"panels": {"CITE-seq": {"rna": []}}}, r"\['rna'\] names no feature"),
+        ({"panels": {"CITE-seq": {"rna": "gene1"}}}, r"text 'gene1'; give a list: \['gene1'\]"),
         ({"n_cell_types": 0}, "positive"),
         ({"panels": {"CITE-seq": {"atac": 0.5}}}, "panels"),
         ({"panels": {"CITE-seq": {"rna": ["no such gene"]}}}, "not in 'rna'"),

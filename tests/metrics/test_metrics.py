@@ -63,6 +63,10 @@ class TestBatchEntropy:
         with pytest.raises(ValueError, match="two batches"):
             metrics.batch_entropy_mixing(np.eye(3), ["a"] * 3)
 
+    def test_no_neighbours_are_an_error(self):
+        with pytest.raises(ValueError, match="`n_neighbors` is 0; at least 1"):
+            metrics.batch_entropy_mixing(np.eye(3), list("aba"), 0)
+
 
 def test_silhouette_by_hand():
     # a = 1 in both groups; b = (9 + 10) / 2 for the inner, (10 + 11) / 2 for the outer cells

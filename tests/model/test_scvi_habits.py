@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from lightning.pytorch.callbacks import Callback
 from scvi.train import SaveCheckpoint
 
 from mumask import CrossAttentionMAE, MaskedVAE
+from mumask.model._training import allow_unused_weights
 
 SMALL = {"n_embed": 16, "n_latent": 9, "n_heads": 2, "max_tokens": 6}
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -67,6 +69,36 @@ def test_no_cell_is_named_for_validation(unlabelled, attention, options):
     assert not attention.module.finetuned
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"early_stopping": True, "validation_size": 0.0},
+        {"early_stopping": True, "train_size": 0.999},
+        {"plan_config": {"reduce_lr_on_plateau": True}, "train_size": 0.999},
+        {"trainer_config": {"check_val_every_n_epoch": 1}, "train_size": 1.0},
+        {"check_val_every_n_epoch": 1, "datasplitter_kwargs": "no validation"},
+    ],
+)
+def test_nothing_is_left_for_validation(unlabelled, options):
+    if "datasplitter_kwargs" in options:
+        cells = [np.arange(80), None, np.arange(80, 90)]
+        options = options | {"datasplitter_kwargs": {"external_indexing": cells}}
+    with pytest.raises(ValueError, match="held out, and none are"):
+        unlabelled.train(max_epochs=1, **options, **QUIET)
+    assert not unlabelled.is_trained
+
+
+def test_configurations_ask_for_held_out_cells_too(unlabelled):
+    unlabelled.train(max_epochs=2, trainer_config={"check_val_every_n_epoch": 1}, **QUIET)
+    assert len(unlabelled.history["validation_loss"]) == 2
+
+
+def test_a_split_without_validation(unlabelled):
+    cells = [np.arange(80), None, np.arange(80, 90)]
+    unlabelled.train(max_epochs=1, datasplitter_kwargs={"external_indexing": cells}, **QUIET)
+    assert len(unlabelled.train_indices) == 80
+
+
 def test_early_stopping_watches_the_loss_of_the_labels(attention):
     """A loss that falls in every epoch stops nothing, and patience is over where it cannot."""
     attention.train(max_epochs=0)
@@ -92,6 +124,48 @@ def test_a_later_stage_adds_its_own_columns(attention):
     assert list(history["train_loss"].index) == [0, 1, 2, 3, 4]
     assert list(history["elbo_train"].index) == [0, 1, 2]  # labels have none
     assert (history["validation_loss"].to_numpy(float) > 0).all()
+
+
+def test_checkpoints_keep_the_history_of_before(unlabelled, tmp_path):
+    """scvi-tools begins a new one after each of them."""
+    unlabelled.train(max_epochs=2, **QUIET)
+    first = unlabelled.history["train_loss"].to_numpy(float)
+    saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss")
+    unlabelled.train(max_epochs=3, callbacks=[saver], **QUIET)
+    assert list(unlabelled.history["train_loss"].index) == [0, 1, 2, 3, 4]
+    assert list(unlabelled.history["validation_loss"].index) == [2, 3, 4]
+    np.testing.assert_array_equal(unlabelled.history["train_loss"].to_numpy(float)[:2], first)
+
+
+class Stop(Callback):
+    """Someone presses a key in the second epoch."""
+
+    def on_train_epoch_start(self, trainer, plan):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("stopped")
+
+
+def test_an_interrupted_training_keeps_the_history_and_forgets_labels(mosaic, fit):
+    """The head and its calibration belong to the latent space of before."""
+    model = fit(mosaic, epochs=2, setup={"labels_key": "some_labels"})
+    assert model.module.label_head.fitted
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.train(max_epochs=3, callbacks=[Stop()], **QUIET)
+    assert list(model.history["train_loss"].index) == [0, 1, 2]
+    assert model.is_trained
+    assert not model.module.label_head.fitted
+    assert model.known_types_ is None
+
+
+def test_an_interrupted_fine_tuning_is_none(attention):
+    attention.train(max_epochs=1, **QUIET)
+    attention.finetune(head_steps=20)
+    with pytest.raises(RuntimeError, match="stopped"):
+        attention.finetune(max_epochs=3, head_steps=1, callbacks=[Stop()], **QUIET)
+    with pytest.raises(ValueError, match="finetune"):
+        attention.predict()
+    attention.finetune(head_steps=20)
+    assert len(attention.predict()) == 90
 
 
 def test_a_history_that_was_switched_off_can_begin(unlabelled):
@@ -185,3 +259,47 @@ def test_the_setup_is_shown_in_full(mosaic, fit, capsys):
     assert str(sorted(mosaic.obs["site"].astype(str).unique())) in shown
     assert "array(" not in shown
     assert "np.float" not in shown
+
+
+# Trainer
+
+
+@pytest.mark.parametrize("model", ["unlabelled", "attention"])
+def test_training_by_the_clock(model, request):
+    """No number of steps is planned, so the learning rate does not fall."""
+    model = request.getfixturevalue(model)
+    model.train(max_epochs=-1, max_time={"seconds": 2}, **QUIET)
+    schedule = model.trainer.lr_scheduler_configs[0].scheduler
+    assert model.trainer.global_step > 0
+    assert schedule.get_last_lr() == schedule.base_lrs
+
+
+def test_gradients_are_clipped_in_mixed_precision(unlabelled):
+    unlabelled.train(max_epochs=1, precision="bf16-mixed", gradient_clip_val=1.0, **QUIET)
+    assert unlabelled.is_trained
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", 64])
+def test_precision_of_weights(unlabelled, attention, precision):
+    for model in (unlabelled, attention):
+        with pytest.raises(ValueError, match="`precision`.*'bf16-mixed'"):
+            model.train(max_epochs=1, precision=precision, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("devices", "strategy"),
+    [
+        ("2", "ddp_find_unused_parameters_true"),
+        ("0,1", "ddp_find_unused_parameters_true"),
+        ("-1", "ddp_find_unused_parameters_true"),
+        ([0, 1], "ddp_find_unused_parameters_true"),
+        ("1", None),
+        ("0,", None),
+        ("auto", None),
+        (1, None),
+    ],
+)
+def test_several_devices_however_they_are_named(devices, strategy):
+    arguments = {"devices": devices}
+    allow_unused_weights(arguments)
+    assert arguments.get("strategy") == strategy

@@ -11,6 +11,7 @@ import scanpy as sc
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.patches import Rectangle
+from mudata import MuData
 
 from mumask import metrics, pl
 from mumask.datasets import simulate_mosaic
@@ -117,6 +118,16 @@ class TestMosaic:
         with pytest.raises(KeyError, match="donor"):
             pl.mosaic(mdata, "donor")
 
+    @pytest.mark.parametrize("batch_key", [None, "batch"])
+    def test_modalities_named_as_columns_are(self, mdata, batch_key):
+        named = {"batch": mdata["rna"].copy(), "n_cells": mdata["protein"].copy()}
+        other = MuData(named)
+        other.obs["batch"] = mdata.obs["batch"].reindex(other.obs_names)
+        ax = pl.mosaic(other, batch_key)
+        texts = [text.get_text() for text in ax.get_xticklabels()]
+        assert texts == ["batch\n60 features", "n_cells\n10 features"]
+        assert {text.get_text().split("\n")[1] for text in ax.get_yticklabels()} == {"40 cells"}
+
     def test_more_modalities_than_colours(self):
         from mumask.pl._utils import modality_colors
 
@@ -211,6 +222,8 @@ class TestTraining:
         assert list(ax.lines[0].get_xdata()) == [2, 3, 4]
         with pytest.raises(ValueError, match="nothing"):
             pl.training_curves(model, keys=["nothing"])
+        with pytest.raises(ValueError, match="`keys` is empty.*'elbo'"):
+            pl.training_curves(model, keys=[])
         (ax,) = pl.training_curves(model, keys="elbo")
         assert ax.get_title() == "negative ELBO"
 
@@ -277,6 +290,8 @@ class TestMeasuredVsImputed:
                 pl.measured_vs_imputed(measured, turned, missing)
         with pytest.raises(ValueError, match="share no cell"):
             pl.measured_vs_imputed(measured, imputed.add_prefix("x"))
+        with pytest.raises(ValueError, match="`features` is empty"):
+            pl.measured_vs_imputed(measured, imputed, [])
 
     def test_many_features_are_a_curve_and_many_cells_a_density(self, monkeypatch):
         from mumask.pl import _imputation

@@ -262,6 +262,8 @@ class TestUncertainty:
             pl.uncertainty(adata, basis="X_pca")
         with pytest.raises(KeyError, match="annotate"):
             pl.uncertainty(adata, keys="doubt")
+        with pytest.raises(ValueError, match="`keys` is empty"):
+            pl.uncertainty(adata, keys=[])
         with pytest.raises(ValueError, match="two coordinates for 120 cells"):
             pl.uncertainty(adata, basis=np.zeros((120, 3)))
 

@@ -241,3 +241,73 @@ def test_a_dense_batch_beside_a_sparse_one(dtype):
     expected = pp.concat_batches(parts)["rna"].to_df()
     parts["y"].X = parts["y"].X.astype(dtype)
     np.testing.assert_array_equal(pp.concat_batches(parts)["rna"].to_df(), expected)
+
+
+def test_categories_keep_their_order_and_kind(batches):
+    stages = ["early", "mid", "late"]
+    rna, protein, spatial = (
+        batches["cite"]["rna"], batches["asap"]["protein"], batches["spatial"],
+    )  # fmt: skip
+    for table, known in ((rna, stages), (protein, stages[:2]), (spatial, stages)):
+        values = (known * table.n_obs)[: table.n_obs]
+        table.obs["stage"] = pd.Categorical(values, known, ordered=True)
+        table.obs["lane"] = pd.Categorical(np.arange(table.n_obs) % 2 + 1)
+    obs = pp.concat_batches(batches).obs
+    assert list(obs["stage"].cat.categories) == stages and obs["stage"].cat.ordered
+    assert list(obs["lane"].cat.categories) == [1, 2]
+    del protein.obs["stage"], protein.obs["lane"]
+    obs = pp.concat_batches(batches, obs_keys=["stage", "lane"]).obs
+    assert list(obs["stage"].cat.categories) == [*stages, "Unknown"]
+    assert (obs.loc[names("a", 6), "stage"] == "Unknown").all()
+    assert obs.loc[names("a", 6), "lane"].isna().all()  # numbers have gaps
+    spatial.obs["stage"] = pd.Categorical(spatial.obs["stage"], stages[::-1], ordered=True)
+    obs = pp.concat_batches(batches, obs_keys=["stage"]).obs
+    assert list(obs["stage"].cat.categories) == [*stages, "Unknown"]
+    assert not obs["stage"].cat.ordered
+    assert (obs.loc[spatial.obs_names, "stage"] == spatial.obs["stage"].astype(str)).all()
+
+
+def test_top_obsm_of_a_mudata_is_kept(mosaic, batches, tmp_path):
+    other = pp.concat_batches({"again": batches["cite"]})
+    mosaic.obsm["spatial"] = np.arange(2.0 * mosaic.n_obs).reshape(-1, 2)
+    twin = mosaic.copy()
+    twin.obsm["spatial"] += 1000
+    zone = np.where(np.arange(mosaic.n_obs) % 2, "rim", "core")
+    mosaic.obsm["zones"] = pd.DataFrame({"zone": zone, "level": 1}, index=mosaic.obs_names)
+    other.obsm["zones"] = pd.DataFrame({"level": "top"}, index=other.obs_names)
+    parts = {"old": mosaic, "twin": twin, "other": other, "new": batches["asap"]}
+    mdata = pp.concat_batches(parts)
+    mdata.write(tmp_path / "m.h5mu")
+    for joined in (mdata, mudata.read_h5mu(tmp_path / "m.h5mu")):
+        spatial = pd.DataFrame(joined.obsm["spatial"], joined.obs_names)
+        for batch, source in (("old", mosaic), ("twin", twin)):
+            found = spatial.loc[[f"{batch}_{name}" for name in source.obs_names]]
+            np.testing.assert_array_equal(found, source.obsm["spatial"])
+        assert spatial.isna().all(axis=1).sum() == other.n_obs + 6
+        zones = joined.obsm["zones"].astype(object)
+        assert list(zones.loc[[f"old_{name}" for name in mosaic.obs_names], "zone"]) == list(zone)
+        assert set(zones["level"].dropna()) == {"1", "top"}
+        assert zones["level"].isna().sum() == twin.n_obs + 6
+
+
+def test_text_with_gaps_and_numbers_beside_text_are_written(batches, tmp_path):
+    rna, spatial = batches["cite"]["rna"], batches["spatial"]
+    rna.obs["lane"], spatial.obs["lane"] = [1] * 8, ["x"] * 9
+    batches["cite"]["protein"].obs["lane"] = 1
+    rna.obs["grade"], spatial.obs["grade"] = pd.Categorical([1] * 8), pd.Categorical(["x"] * 9)
+    rna.var["code"] = [1, "a", 2.0, None, "b"]
+    rna.obsm["guides"] = pd.DataFrame({"guide": names("k", 8), "n": 1}, index=rna.obs_names)
+    spatial.obsm["guides"] = pd.DataFrame({"n": ["few"] * 9}, index=spatial.obs_names)
+    mdata = pp.concat_batches(batches, obs_keys=["lane", "grade", "type"])
+    mdata.write(tmp_path / "m.h5mu")
+    for joined in (mdata, mudata.read_h5mu(tmp_path / "m.h5mu")):
+        for key in ("lane", "grade"):
+            assert joined.obs[key].value_counts().to_dict() == {"1": 8, "x": 9, "Unknown": 6}
+        rna = joined["rna"]
+        assert rna.obs["lane"].value_counts().to_dict() == {"1": 8, "x": 9}
+        assert rna.var["code"].dropna().astype(str).to_dict() == {
+            "g0": "1", "g1": "a", "g2": "2", "g4": "b"
+        }  # fmt: skip
+        guides = rna.obsm["guides"]
+        assert list(guides["guide"].dropna()) == names("k", 8)
+        assert guides["n"].value_counts().to_dict() == {"1": 8, "few": 9}

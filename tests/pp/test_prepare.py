@@ -6,6 +6,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 
 from mumask import MaskedVAE, datasets, pp
@@ -99,6 +100,14 @@ def test_binarize_keeps_the_counts(simulated):
         pp.binarize(simulated)
 
 
+def test_binarize_a_layer_without_x(simulated):
+    atac = simulated["atac"]
+    atac.layers["raw"] = 2 * atac.X
+    atac.X = None
+    pp.binarize(simulated, layer="raw")
+    assert set(atac.X.data) == {1.0} and "counts" not in atac.layers
+
+
 @pytest.mark.parametrize("flavor", ["seurat", "frequency", "auto"])
 def test_selection(simulated, flavor):
     chosen = pp.select_features(simulated, "rna", 40, batch_key="batch", flavor=flavor)
@@ -130,6 +139,39 @@ def test_cells_without_a_count_in_the_chosen_features_are_told(simulated):
     assert chosen["rna"].n_obs == rna.n_obs - 50
     kept_by_protein = chosen[chosen.obs_names.isin(chosen["protein"].obs_names)]
     assert kept_by_protein.n_obs == simulated["protein"].n_obs
+
+
+@pytest.mark.filterwarnings("ignore:.*have no count in any")
+def test_exactly_as_many_genes_as_asked(simulated):
+    """Scanpy keeps all that tie for the last place, and none without a dispersion."""
+    rna = simulated["rna"]
+    first = rna.X.toarray()
+    order = pp.select_features(simulated, "rna", 10)["rna"].var_names
+    twins = np.hstack([first, first, first[:, :20] * 0 + 1])  # each gene twice, 20 are constant
+    mdata = md.MuData({"rna": ad.AnnData(sp.csr_matrix(twins), obs=rna.obs.copy())})
+    chosen = pp.select_features(mdata, "rna", 21)["rna"]
+    assert chosen.n_vars == 21
+    assert pp.prepare(mdata, n_top_genes=21)["rna"].n_vars == 21
+    assert pp.select_features(mdata, "rna", 315)["rna"].n_vars == 315
+    shell = ad.AnnData(rna.X.copy(), var=rna.var.copy())
+    sc.pp.normalize_total(shell, target_sum=1e4)
+    sc.pp.log1p(shell)
+    sc.pp.highly_variable_genes(shell, n_top_genes=10)
+    assert list(order) == list(rna.var_names[shell.var["highly_variable"]])
+
+
+def test_batches_in_which_no_gene_varies_are_named(simulated):
+    """A cell alone; twenty, because rounding gives some of them a variance."""
+    alone = {name: f"alone{i}" for i, name in enumerate(simulated["rna"].obs_names[:20])}
+    simulated.obs["lane"] = [alone.get(name, "others") for name in simulated.obs_names]
+    match = r"`batch_key`: no feature varies in the batches \['alone\d+'(, 'alone\d+')*\].*Join"
+    with pytest.raises(ValueError, match=match):
+        pp.select_features(simulated, "rna", 40, batch_key="lane")
+    with pytest.raises(ValueError, match=match):
+        pp.prepare(simulated, batch_key="lane", n_top_genes=40)
+    same = md.MuData({"rna": ad.AnnData(np.ones((4, 60), np.float32))})
+    with pytest.raises(ValueError, match="No feature varies among these 4 cells.*frequency"):
+        pp.select_features(same, "rna", 40)
 
 
 def test_selection_by_scikit_misc():
@@ -276,6 +318,12 @@ def test_wrong_arguments(simulated):
         pp.clr(simulated, "adt")
     with pytest.raises(KeyError, match="no layer 'raw'"):
         pp.lognorm(simulated, layer="raw")
+    for transform in (pp.lognorm, pp.clr, pp.tfidf):
+        with pytest.raises(TypeError, match="`to_layer` is None; name the layer"):
+            transform(simulated, to_layer=None)
+    for wrong in ({"copy": True}, {"inplace": False}, {"from_layer": "raw"}):
+        with pytest.raises(TypeError, match=rf"tfidf takes no \['{next(iter(wrong))}'\]"):
+            pp.tfidf(simulated, **wrong)
     with pytest.raises(TypeError, match="Expected a MuData"):
         pp.lognorm(simulated["rna"])
     with pytest.raises(ValueError, match="view"):

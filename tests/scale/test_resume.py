@@ -87,3 +87,22 @@ def test_a_checkpoint_is_a_model(cells, tmp_path):
     saved = MaskedVAE.load(folder, cells)
     assert np.isfinite(saved.get_latent_representation()).all()
     assert saved.is_trained_
+
+
+def test_more_epochs_are_planned_than_before(cells, tmp_path):
+    """The learning rate falls to zero over the steps that are planned now."""
+    rates = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, plan, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    train(new_model(cells), max_epochs=4, enable_checkpointing=True, callbacks=[saver(tmp_path)])
+    model = new_model(cells)
+    train(model, max_epochs=8, ckpt_path=str(tmp_path / "last.ckpt"), callbacks=[Watch()])
+    n_steps = model.trainer.global_step
+    steps = np.arange(n_steps - len(rates), n_steps)
+    assert len(rates) == n_steps // 2
+    expected = 4e-3 * 0.5 * (1 + np.cos(np.pi * steps / n_steps))
+    np.testing.assert_allclose(rates[1:], expected[1:], rtol=1e-6)
+    assert rates[-1] < 1e-4

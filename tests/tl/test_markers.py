@@ -90,6 +90,11 @@ def test_groups_and_reference_by_number(null):
     pd.testing.assert_frame_equal(rank_markers(null, "group", groups=0, reference=1.0), by_name)
 
 
+def test_no_feature_asked_for(null):
+    with pytest.raises(ValueError, match="`n_top` is 0.*None for all"):
+        rank_markers(null, "group", n_top=0)
+
+
 def test_a_group_named_rest(null):
     """Beside it "rest" still means all other cells, as in scanpy."""
     null.obs["group"] = np.arange(N) % 3

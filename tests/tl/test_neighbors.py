@@ -79,6 +79,7 @@ def test_what_is_refused(data):
     says(KeyError, "no 'p9'", features=["p1", "p9"])
     says(KeyError, "query has no 'X_pca'", use_rep="X_pca")
     says(ValueError, "only 20 cells", n_neighbors=21)
+    says(ValueError, "`n_neighbors` is 0; at least 1", n_neighbors=0)
     lost = query.copy()
     lost.obsm["X_mumask"][2] = np.nan
     says(ValueError, "1 cells of the query.*'qe'", query=lost, n_neighbors=K)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
 import pandas as pd
@@ -93,7 +93,8 @@ def simulate_mosaic(
     ------
     ValueError
         For an unknown modality, batch or feature name, a batch without a number of cells, sizes
-        that are not positive and shares of a panel that are not in 0 to 1.
+        that are not positive, shares of a panel that are not above 0 and at most 1, and a panel
+        without features.
 
     Examples
     --------
@@ -310,7 +311,13 @@ def _check(batches, n_features, n_types, n_latent, panels):
                 f"panels[{name!r}] must name a batch and modalities of it, got {list(asked)}."
             )
         for mod, wanted in asked.items():
-            if np.isscalar(wanted) and not 0 < wanted <= 1:
+            where = f"panels[{name!r}][{mod!r}]"
+            if isinstance(wanted, str):
+                raise ValueError(f"{where} is the text {wanted!r}; give a list: [{wanted!r}].")
+            if isinstance(wanted, Sized) and not len(wanted):
                 raise ValueError(
-                    f"panels[{name!r}][{mod!r}] is {wanted}; a share is above 0 and at most 1."
+                    f"{where} names no feature. Leave {mod!r} out of the batch's modalities if it "
+                    "did not measure it."
                 )
+            if np.isscalar(wanted) and not 0 < wanted <= 1:
+                raise ValueError(f"{where} is {wanted}; a share is above 0 and at most 1.")

@@ -21,7 +21,8 @@ def label_transfer_accuracy(
     latent_reference, labels_reference
         Latent [n, d] and labels [n] that vote.
     latent_query, labels_query
-        Latent [m, d] and true labels [m] that are scored; a label the reference lacks is an error.
+        Latent [m, d] and true labels [m] that are scored; cells with a label that the
+        reference lacks count as wrong.
     n_neighbors
         Voters per query cell, each with one vote.
 

@@ -81,7 +81,7 @@ def batch_entropy_mixing(
     Raises
     ------
     ValueError
-        With fewer than two batches.
+        With fewer than two batches, or without neighbours.
 
     References
     ----------
@@ -98,6 +98,8 @@ def batch_entropy_mixing(
     >>> mumask.metrics.batch_entropy_mixing(latent, batch, n_neighbors=30, scaled=True)
     0.0
     """
+    if n_neighbors < 1:
+        raise ValueError(f"`n_neighbors` is {n_neighbors}; at least 1 neighbour is needed.")
     latent, batch = check_latent(latent, batch)
     names, codes = np.unique(batch, return_inverse=True)
     if len(names) < 2:
@@ -196,8 +198,11 @@ def batch_asw(latent, labels, batch) -> float:
 def graph_connectivity(latent, labels, n_neighbors: int = 15) -> float:
     """Mean share of a label's cells in the largest component of its own neighbour graph.
 
-    1 means that every label stays in one piece (scIB: Luecken et al., Nature Methods 2022;
-    computed by scib-metrics on the exact graph of `n_neighbors`, the cell itself counted).
+    1 means that every label stays in one piece (scIB: Luecken et al., Nature Methods 2022). The
+    graph leads from a cell to its nearest neighbours, and a component is strongly connected:
+    every cell of it can be reached from every other, as scib-metrics computes it. A cell that
+    none of its label has as a neighbour so counts as apart. scIB itself takes a symmetric graph,
+    which scores higher.
 
     Parameters
     ----------

@@ -62,6 +62,11 @@ class LabelFittingMixin(CalibrationMixin):
 
         return fit_without
 
+    def _forget_labels(self) -> None:
+        self.known_types_ = None
+        if self.module.label_head is not None:
+            self.module.label_head.fitted.fill_(False)
+
     def _fit_label_head(self, held_for_calibration: bool) -> None:
         """Fit MaskedVAE's label head after training, and learn how sure to be of it.
 

@@ -135,6 +135,11 @@ class SetupMixin(BaseModelClass):
         else:
             present = modalities
         check_modality_names(mdata, present)
+        if mdata.is_view and mdata.isbacked:
+            raise ValueError(
+                "This is a view of a MuData in a file, which cannot be copied: pass all of it, or "
+                "read it into memory first, mudata.read_h5mu(path)[cells].copy()."
+            )
         modalities = list(mdata.mod if modalities is None else modalities)
         given = {
             "layers": layers,

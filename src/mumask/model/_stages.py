@@ -18,6 +18,7 @@ from ._training import (
     SPLIT,
     allow_unused_weights,
     check_arguments,
+    check_held_out,
     default_epochs,
     kept_history,
     looks_at_held_out,
@@ -79,8 +80,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         self._enter("pretrain", presence)
         self._check_trainable()
         if self.mapped_ is None:  # a head of before does not fit what the embeddings become
-            module.finetuned.fill_(False)
-            self.known_types_ = None
+            self._forget_labels()
         runner = self._run(max_epochs, batch_size, kwargs)
         if self.mapped_ is None:  # a query keeps the scale of the reference
             module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
@@ -155,7 +155,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         module, views = self.module, self._views()
         views = views if sources == "each" else views[:1]
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
-            self.known_types_ = None
+            self._forget_labels()
         held = self._hold_back(labels) if split is None else np.concatenate(split[1:]).astype(int)
         to_learn = held if split is None else held[:0]
         weighed = labels if split is None else np.delete(labels, held)
@@ -169,6 +169,10 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             self._enter("finetune", self._which_modalities())
             try:
                 self._run(max_epochs, batch_size, {**kwargs, "datasplitter_kwargs": splitting})
+            except BaseException:  # a head and encoders that are half-way to each other
+                if self.mapped_ is None:
+                    self._forget_labels()
+                raise
             finally:
                 module.stage = "pretrain"
         if len(to_learn) or not max_epochs:
@@ -179,6 +183,10 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         module.eval()
 
     # Parts
+
+    def _forget_labels(self) -> None:
+        self.module.finetuned.fill_(False)
+        self.known_types_ = None
 
     def _prepare(self) -> None:
         """Constants of the inputs, and the starting point of the weights."""
@@ -197,7 +205,10 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
 
     def _run(self, max_epochs: int, batch_size: int, kwargs: dict):
         """scvi-tools' training of the stage that the module is in."""
-        train_on_the_rest(kwargs, held_out=looks_at_held_out(kwargs))
+        looking = looks_at_held_out(kwargs)
+        train_on_the_rest(kwargs, held_out=looking)
+        if max_epochs and looking:
+            check_held_out(self.adata_manager, batch_size, kwargs)
         if not max_epochs:
             self.is_trained_ = True
             self.module.eval()
@@ -252,8 +263,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         options = kwargs.get("datasplitter_kwargs") or {}
         if not (looks_at_held_out(kwargs) or SPLIT & {*kwargs, *options}):
             return None
-        options = {name: kwargs[name] for name in SPLIT & kwargs.keys()} | options
-        splitter = MosaicSplitter(self.adata_manager, batch_size=batch_size, **options)
+        splitter = check_held_out(self.adata_manager, batch_size, kwargs)
         splitter.setup()
         return [splitter.train_idx, splitter.val_idx, splitter.test_idx]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from math import ceil
 
 import numpy as np
+import pandas as pd
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint, TrainingPlan
 
-from mumask.data import MosaicSplitter, keys
+from mumask.data import MosaicManager, MosaicSplitter, keys
 from mumask.nn import SCHEDULES
 from mumask.train import MaskedTrainingPlan
 
@@ -40,29 +42,44 @@ def default_epochs(
 
 def looks_at_held_out(kwargs: dict) -> bool:
     """Whether something in the arguments of a training looks at held-out cells."""
-    plateau = (kwargs.get("plan_kwargs") or {}).get("reduce_lr_on_plateau")
-    saving = any(isinstance(c, SaveCheckpoint) for c in kwargs.get("callbacks") or [])
-    return bool(plateau or saving or any(kwargs.get(name) for name in LOOKING))
+    plan = {**(kwargs.get("plan_config") or {}), **(kwargs.get("plan_kwargs") or {})}
+    trainer = {**(kwargs.get("trainer_config") or {}), **kwargs}
+    saving = any(isinstance(c, SaveCheckpoint) for c in trainer.get("callbacks") or [])
+    plateau = plan.get("reduce_lr_on_plateau")
+    return bool(plateau or saving or any(trainer.get(name) for name in LOOKING))
 
 
 def check_arguments(kwargs: dict, plan: type[TrainingPlan]) -> None:
-    """Say at once what belongs elsewhere, and if no cell is held out for what looks at such."""
+    """Say at once what belongs elsewhere, and what no model of 32 bits can do."""
     of_plan = {*inspect.signature(plan).parameters, *inspect.signature(TrainingPlan).parameters}
     if misplaced := sorted(of_plan & kwargs.keys()):
         raise TypeError(
             f"{misplaced} belong in `plan_kwargs`: train(plan_kwargs={{{misplaced[0]!r}: ...}})."
         )
-    options = kwargs.get("datasplitter_kwargs") or {}
-    parts = options.get("external_indexing")
-    if parts is None:
-        none = not options and kwargs.get("train_size") == 1
-    else:
-        none = len(parts) < 2 or not len(parts[1])
-    if none and looks_at_held_out(kwargs):
+    precision = str(kwargs.get("precision"))
+    if precision.startswith("64") or precision.endswith("-true") and precision != "32-true":
+        raise ValueError(
+            f"`precision`={precision!r}: weights are held in 32 bits. Leave it out, or compute in "
+            "mixed precision: 'bf16-mixed'."
+        )
+
+
+def check_held_out(manager: MosaicManager, batch_size: int, kwargs: dict) -> MosaicSplitter:
+    """The split that is asked for; something has to be left for what looks at held-out cells."""
+    options = {name: kwargs[name] for name in SPLIT & kwargs.keys()}
+    options |= kwargs.get("datasplitter_kwargs") or {}
+    if options.get("external_indexing") is not None:  # scvi-tools writes into this list
+        options["external_indexing"] = list(options["external_indexing"])
+    with warnings.catch_warnings():  # scvi-tools will say it again
+        warnings.simplefilter("ignore")
+        splitter = MosaicSplitter(manager, **{"batch_size": batch_size, **options})
+    if not splitter.n_val and looks_at_held_out(kwargs):
         raise ValueError(
             "Early stopping and validation look at cells that are held out, and none are. Leave "
-            "out train_size=1, or name such cells second in `external_indexing`."
+            "out `train_size` and `validation_size` or choose others, or name such cells second in "
+            "`external_indexing`."
         )
+    return splitter
 
 
 def train_on_the_rest(kwargs: dict, held_out: bool) -> None:
@@ -79,6 +96,9 @@ def allow_unused_weights(kwargs: dict) -> None:
     Processes have to be told apart by the sampler of scvi-tools, which asks for DDP by its name.
     """
     devices = kwargs.get("devices", 1)
+    if isinstance(devices, str) and devices != "auto":
+        named = [name for name in devices.split(",") if name.strip()]
+        devices = named if "," in devices else int(devices)
     several = devices == -1 or (isinstance(devices, int) and devices > 1)
     if several or (isinstance(devices, list | tuple) and len(devices) > 1):
         if kwargs.get("strategy", "auto") == "auto":
@@ -89,24 +109,31 @@ def allow_unused_weights(kwargs: dict) -> None:
 
 @contextmanager
 def kept_history(model):
-    """Let scvi-tools begin a history, which it does for a model that is not trained yet.
+    """Let scvi-tools begin a history, which it does for a model that is not trained, and join both.
 
-    It goes on with an older one otherwise, but a query, or a model that was left at its starting
-    point, is ready for use and has none. And it forgets what an older one has no column for.
+    By itself it goes on with the older one where a model is ready for use. But a query, or a model
+    that was left at its starting point, has none; what the older one has no column for is
+    forgotten; and saving checkpoints makes it forget all of the older one.
     """
-    ready, before = model.is_trained_, dict(model.history_ or {})
-    model.is_trained_ = ready and bool(before)
+    ready, before = model.is_trained_, model.history_
+    model.is_trained_ = False
     try:
         yield
     finally:
         model.is_trained_ = model.is_trained_ or ready
-    written = getattr(model.trainer.logger, "history", None)
-    if not isinstance(written, dict):  # another logger, or a process that is not the first
-        return
-    n_before = max((len(values) for values in before.values()), default=0)
-    for name, values in written.items():
-        if name not in model.history_:
-            model.history_[name] = values.set_axis(values.index + n_before)
+        if before and model.history_ is not before:
+            model.history_ = _joined(before, model.history_ or {})
+
+
+def _joined(before: Mapping, after: Mapping) -> dict[str, pd.DataFrame]:
+    """Columns of two histories, the epochs of the later counted from the end of the earlier."""
+    n_before = max(len(values) for values in before.values())
+    first = min((values.index.min() for values in after.values() if len(values)), default=0)
+    joined = dict(before)
+    for name, values in after.items():
+        moved = values.set_axis(values.index - first + n_before).rename_axis(values.index.name)
+        joined[name] = pd.concat([before[name], moved]) if name in before else moved
+    return joined
 
 
 class MaskedTrainingMixin(UnsupervisedTrainingMixin):
@@ -178,6 +205,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
         calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]
         train_on_the_rest(kwargs, held_out=looking or calibrated)
+        if looking:
+            check_held_out(self.adata_manager, batch_size, kwargs)
         if max_epochs is None:
             max_epochs = default_epochs(
                 self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)
@@ -193,6 +222,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         self.module.input_masks = dict(input_masks or {})
         self.module.output_masks = dict(output_masks or {})
         self.module.train()  # Lightning leaves it in the mode that the last inference put it in
+        if self.mapped_ is None:
+            self._forget_labels()  # they do not fit what the latent space becomes
         try:
             with kept_history(self):
                 runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)

@@ -57,6 +57,8 @@ def measured_vs_imputed(
         picks = np.unique(np.round(np.array([0, 0.25, 0.5, 1]) * (len(ranked) - 1)).astype(int))
         features = ranked.index[picks]
     features = [features] if isinstance(features, str) else list(features)
+    if not features:
+        raise ValueError("`features` is empty; name one or more, or None for a choice of them.")
     if missing := [name for name in features if name not in scores.index]:
         raise KeyError(f"Not in both tables: {missing}.")
     n_columns = min(n_columns, len(features))

@@ -14,6 +14,8 @@ from mumask.pp import panels
 
 from ._utils import finish, modality_colors, natural_order
 
+# columns beside those of the modalities, which may be called "batch" but have no slash
+_BATCH, _N_CELLS = "/batch", "/n_cells"
 _GAP = 0.06  # between columns of modalities, in the mean width of a column
 _ABSENT = {"facecolor": "none", "edgecolor": "#BBBBBB", "linestyle": (0, (3, 3)), "linewidth": 1}
 
@@ -54,7 +56,7 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     recorded = panels(mdata, batch_key) if batch_key is not None else {}
     measured = {mod: _measured(mdata, mod, rows, recorded.get(mod, {})) for mod in modalities}
     widths = _sizes([mdata[mod].n_vars for mod in modalities])
-    heights = _sizes(rows["n_cells"])
+    heights = _sizes(rows[_N_CELLS])
     lefts = np.cumsum([0, *(widths + _GAP)])[:-1]
     if ax is None:
         size = (2.2 + 2.2 * widths.sum(), 1.1 + 0.75 * heights.sum())
@@ -63,10 +65,10 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     colors, bottom, drawn = modality_colors(modalities), 0.0, set()
     ticks = []
     for i, row in rows.iterrows():
-        if i and row["batch"] != rows.loc[i - 1, "batch"]:
+        if i and row[_BATCH] != rows.loc[i - 1, _BATCH]:
             bottom += 2 * _GAP
         middle = bottom + heights[i] / 2
-        ticks.append((middle, f"{row['batch']}\n{row['n_cells']:,} cells"))
+        ticks.append((middle, f"{row[_BATCH]}\n{row[_N_CELLS]:,} cells"))
         for mod, left, width in zip(modalities, lefts, widths, strict=True):
             block = ((left, bottom), width, heights[i])
             if not row[mod]:
@@ -119,17 +121,17 @@ def _rows(mdata, batch_key):
     modalities = list(table)
     if batch_key is None:
         names = table.apply(lambda has: " + ".join(np.array(modalities)[has.to_numpy()]), axis=1)
-        table.insert(0, "batch", names)
+        table.insert(0, _BATCH, names)
         order = list(pd.unique(names))
     elif batch_key in mdata.obs:
         column = mdata.obs[batch_key]
-        table.insert(0, "batch", category_names(column))
+        table.insert(0, _BATCH, category_names(column))
         order = [category_name(name) for name in natural_order(column)]
     else:
         raise KeyError(f"{batch_key!r} is not a column of mdata.obs; it has {list(mdata.obs)}.")
-    groups = table.groupby(list(table), sort=False).size().rename("n_cells").reset_index()
-    rank = groups["batch"].map({name: i for i, name in enumerate(order)})
-    order = np.lexsort([-groups["n_cells"], rank])
+    groups = table.groupby(list(table), sort=False).size().rename(_N_CELLS).reset_index()
+    rank = groups[_BATCH].map({name: i for i, name in enumerate(order)})
+    order = np.lexsort([-groups[_N_CELLS], rank])
     rows = groups.iloc[order].reset_index(drop=True)
     rows.attrs["cells"] = table
     return rows
@@ -140,7 +142,7 @@ def _measured(mdata, mod, rows, recorded):
     adata, cells = mdata[mod], rows.attrs["cells"]
     if not adata.n_obs:  # its cells were left out by a selection
         return [0] * len(rows)
-    batch = cells["batch"].reindex(adata.obs_names).to_numpy()
+    batch = cells[_BATCH].reindex(adata.obs_names).to_numpy()
     names = list(pd.unique(batch))
     nonzero = []
     for name in names:
@@ -149,7 +151,7 @@ def _measured(mdata, mod, rows, recorded):
     panel = find_panel(np.stack(nonzero), np.array([(batch == name).sum() for name in names]))
     n = dict(zip(names, panel.sum(1).tolist(), strict=True))
     n |= {name: len(features) for name, features in recorded.items()}
-    return [n[row["batch"]] if row[mod] else 0 for _, row in rows.iterrows()]
+    return [n[row[_BATCH]] if row[mod] else 0 for _, row in rows.iterrows()]
 
 
 def _sizes(counts):

@@ -45,7 +45,7 @@ def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=No
     Raises
     ------
     ValueError
-        If the model is not trained or a key was not logged.
+        If the model is not trained, `keys` is empty or a key was not logged.
 
     Examples
     --------
@@ -61,6 +61,8 @@ def training_curves(model_or_history, keys=None, *, skip=0, n_columns=3, show=No
         curves = {name: splits for name, splits in curves.items() if _says_more(name, curves)}
     else:
         keys = [keys] if isinstance(keys, str) else list(keys)
+        if not keys:
+            raise ValueError(f"`keys` is empty; name some of {list(curves)}, or None for all.")
         if missing := [key for key in keys if key not in curves]:
             raise ValueError(f"Not logged: {missing}; there are {list(curves)}.")
         curves = {key: curves[key] for key in keys}

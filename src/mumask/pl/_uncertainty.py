@@ -56,7 +56,7 @@ def uncertainty(
     KeyError
         If a column or the embedding is not there.
     ValueError
-        If the embedding has not two coordinates for every cell.
+        If `keys` is empty, or the embedding has not two coordinates for every cell.
 
     Examples
     --------
@@ -66,6 +66,8 @@ def uncertainty(
     """
     obs = data if isinstance(data, pd.DataFrame) else data.obs
     keys = [keys] if isinstance(keys, str) else list(keys)
+    if not keys:
+        raise ValueError("`keys` is empty; name one or more columns to draw.")
     needed = keys if basis is not None else [groupby, *keys]
     if missing := [key for key in needed if key not in obs]:
         raise KeyError(f"Not in obs: {missing}; it has {list(obs)}. Join model.annotate() to it.")

@@ -59,7 +59,9 @@ def gene_activity(
     Notes
     -----
     A peak counts for every gene it overlaps; genes without any peak are left out. Values of the
-    new modality are sums of peaks: it brings another view of them, no new measurement.
+    new modality are sums of peaks: it brings another view of them, no new measurement. Cells
+    without a peak in any gene stay as empty rows, which a model refuses: drop them from the new
+    modality first.
 
     Examples
     --------

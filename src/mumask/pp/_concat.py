@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import anndata
 import numpy as np
@@ -14,6 +14,7 @@ from scipy import sparse
 
 from mumask.data import PANEL_KEY, category_name, native, recorded_panels
 
+from ._columns import bring_up, writable
 from ._mudata import make_mudata
 from ._panels import record_panels
 
@@ -42,7 +43,8 @@ def concat_batches(
     obs_keys
         Columns of the batches' obs to bring up to ``mdata.obs`` even if some cells lack them;
         text is filled with `unlabeled_category`. Columns that every cell has, with one value in
-        all its modalities, come up anyway.
+        all its modalities, come up anyway. What is categorical in all batches stays so, ordered
+        if the orders agree; numbers beside text become text.
     unlabeled_category
         Entry for cells without a label, as in ``setup_mudata``.
 
@@ -53,8 +55,8 @@ def concat_batches(
     stored as a zero (free in sparse data) and recorded as not measured in
     ``mdata[modality].varm["measured"]``, where ``setup_mudata`` finds it.
     Names of cells that occur in two batches lead to the batch name before all names. ``obsm``
-    (``"spatial"``) is kept, NaN in batches without it; layers are kept if all batches have
-    them. The batches are not changed.
+    (``"spatial"``) is kept, of the modalities and at the top of a MuData, NaN in batches without
+    it; layers are kept if all batches have them. The batches are not changed.
 
     Raises
     ------
@@ -102,7 +104,10 @@ def concat_batches(
         for batch, value in zip(parts, batches.values(), strict=True)
         if isinstance(value, MuData)
     }
-    _bring_up(mdata, top, list(obs_keys), batch_key, unlabeled_category)
+    sources = [adata.obs for by_mod in parts.values() for adata in by_mod.values()]
+    sources += list(top.values())
+    bring_up(mdata, top, sources, list(obs_keys), batch_key, unlabeled_category)
+    _keep_top_obsm(mdata, dict(zip(parts, batches.values(), strict=True)), cells, prefix)
     return mdata
 
 
@@ -199,15 +204,13 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
                 for layer in layers
             },
         )
-        for key, value in adata.obsm.items():
-            if isinstance(value, pd.DataFrame):
-                value = value.set_axis(piece.obs_names, axis=0)
-            piece.obsm[key] = value
+        _copy_obsm(adata, piece)
         piece.uns.update(adata.uns)
         pieces.append(piece)
     # features are aligned by now, so "outer" concerns obs columns and obsm alone
     merged = anndata.concat(pieces, join="outer", uns_merge="unique")
-    merged.obs = merged.obs.apply(_writable)
+    merged.obs = merged.obs.apply(writable)
+    _make_obsm_writable(merged)
     merged.var = _features([adata.var for adata in members.values()], union)
     merged.varm[PANEL_KEY] = record_panels(measured, union, list(members))
     for batch, row in zip(members, measured, strict=True):
@@ -220,6 +223,44 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
                 len(row),
             )
     return merged
+
+
+def _keep_top_obsm(mdata: MuData, batches: Mapping, cells: Mapping, prefix: bool) -> None:
+    """What the batches that are a MuData hold of their cells over all modalities."""
+    pieces = []
+    for batch, value in batches.items():
+        if not isinstance(value, MuData):
+            continue
+        names = _renamed(value.obs_names, batch, prefix)
+        piece = AnnData(obs=pd.DataFrame(index=names))
+        # under the name of a modality stands which cells have it
+        _copy_obsm(value, piece, without={*value.mod, *mdata.mod})
+        pieces.append(piece[names.isin(cells[batch])].copy())
+    if not any(len(piece.obsm) for piece in pieces):
+        return
+    known = pieces[0].obs_names.append([piece.obs_names for piece in pieces[1:]])
+    others = mdata.obs_names.difference(known, sort=False)
+    if len(others):
+        pieces.append(AnnData(obs=pd.DataFrame(index=others)))
+    joined = anndata.concat(pieces, join="outer")[mdata.obs_names].copy()
+    _make_obsm_writable(joined)
+    for key, value in joined.obsm.items():
+        mdata.obsm[key] = value
+
+
+def _copy_obsm(source: AnnData | MuData, piece: AnnData, without: Collection[str] = ()) -> None:
+    for key, value in source.obsm.items():
+        if key in without:
+            continue
+        if isinstance(value, pd.DataFrame):
+            value = value.set_axis(piece.obs_names, axis=0)
+        piece.obsm[key] = value
+
+
+def _make_obsm_writable(adata: AnnData) -> None:
+    for key, value in adata.obsm.items():
+        if isinstance(value, pd.DataFrame):
+            adata.obsm[key] = value.apply(writable)
 
 
 def _measured(name: str, batch: str, adata: AnnData, union: pd.Index) -> np.ndarray:
@@ -261,41 +302,4 @@ def _features(tables: Sequence[pd.DataFrame], union: pd.Index) -> pd.DataFrame:
         for table in tables:
             if column in table and var[column].isna().any():
                 var[column] = var[column].where(var[column].notna(), table[column].reindex(union))
-    return var.apply(_writable)
-
-
-def _writable(column: pd.Series) -> pd.Series:
-    """True and False beside gaps are objects to pandas, which no file takes."""
-    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "boolean":
-        return column.astype("boolean" if column.isna().any() else bool)
-    return column
-
-
-def _bring_up(
-    mdata: MuData, top: dict, obs_keys: list[str], batch_key: str, unlabeled: str
-) -> None:
-    """Columns of obs for the top level, where what the modalities say of a cell agrees."""
-    tables = [*top.values(), *(adata.obs for adata in mdata.mod.values())]
-    names = dict.fromkeys(name for table in tables for name in table if ":" not in str(name))
-    if missing := [key for key in obs_keys if key not in names]:
-        raise KeyError(f"`obs_keys`: no batch has {missing}; they have {list(names)}.")
-    for name in names:
-        if name == batch_key:
-            continue
-        values = [table[name].dropna().astype(object) for table in tables if name in table]
-        stacked = pd.concat(values)
-        by_cell = stacked.groupby(stacked.index, sort=False)
-        asked = name in obs_keys
-        if by_cell.nunique().max() > 1:
-            if asked:
-                raise ValueError(f"`obs_keys`: the modalities of a cell differ in {name!r}.")
-            continue
-        column = by_cell.first().reindex(mdata.obs_names)
-        if column.isna().any():
-            if not asked:
-                continue
-            if not pd.api.types.is_numeric_dtype(stacked.infer_objects()):
-                column = column.fillna(unlabeled)
-        column = _writable(column.infer_objects())
-        text = pd.api.types.infer_dtype(column) == "string"
-        mdata.obs[name] = column.astype("category") if text else column
+    return var.apply(writable)

@@ -39,7 +39,8 @@ def select_features(
         Key of the modality. Proteins are chosen by hand for every panel and left as they are,
         unless a flavor is named.
     n_top
-        Number of features to keep; with fewer in the modality all stay.
+        Number of features to keep, of those that tie for the last place the first; with fewer in
+        the modality all stay.
     batch_key
         Column of ``mdata.obs``: features are ranked in each batch and those variable in most
         batches are kept, as scanpy does it.
@@ -57,6 +58,11 @@ def select_features(
     -------
     New MuData, or None with `inplace`. All cells stay, as in scanpy; a warning tells how many have
     no count in the features kept, and what to do about them.
+
+    Raises
+    ------
+    ValueError
+        If no feature varies among the cells, or with `batch_key` among those of a batch.
 
     Examples
     --------
@@ -136,9 +142,50 @@ def rank_features(values, n_top: int, flavor: str, batch=None) -> np.ndarray:
         raise ValueError(
             f"`flavor` {flavor!r} is unknown; take 'seurat', 'seurat_v3' or 'frequency'."
         )
+    try:
+        return _chosen_by_scanpy(shell, n_top, flavor, by_batch=batch is not None)
+    except IndexError as error:  # scanpy looks for the highest of no dispersions
+        raise ValueError(_nothing_to_rank(shell, flavor)) from error
+
+
+def _chosen_by_scanpy(shell: AnnData, n_top: int, flavor: str, by_batch: bool) -> np.ndarray:
     with warnings.catch_warnings():  # deprecations inside of scanpy that no user can act on
         warnings.simplefilter("ignore")
-        sc.pp.highly_variable_genes(
-            shell, n_top_genes=n_top, flavor=flavor, batch_key=None if batch is None else "batch"
+        table = sc.pp.highly_variable_genes(
+            shell,
+            n_top_genes=n_top,
+            flavor=flavor,
+            batch_key="batch" if by_batch else None,
+            inplace=False,
         )
-    return shell.var["highly_variable"].to_numpy()
+    keep = table["highly_variable"].to_numpy(dtype=bool)
+    if keep.sum() != n_top:  # ties are all kept, and features without a dispersion never
+        keep = np.zeros(len(table), dtype=bool)
+        order = np.argsort(-table["dispersions_norm"].to_numpy(), kind="stable")  # NaN is last
+        keep[order[:n_top]] = True
+    return keep
+
+
+def _nothing_to_rank(shell: AnnData, flavor: str) -> str:
+    """Which cells do not differ in any feature, so that none varies more than another."""
+    if "batch" not in shell.obs:
+        return (
+            f"No feature varies among these {shell.n_obs} cells, so none can be ranked. Keep all "
+            "of them, or take flavor='frequency' in select_features."
+        )
+    batches = shell.obs.groupby("batch", observed=True).indices.items()
+    flat = [name for name, cells in batches if not _can_be_ranked(shell[cells], flavor)]
+    return (
+        f"`batch_key`: no feature varies in the batches {flat}, so none can be ranked there. Are "
+        "they of one cell? Join them with others, leave their cells out, or choose features "
+        "without `batch_key`."
+    )
+
+
+def _can_be_ranked(cells: AnnData, flavor: str) -> bool:
+    found = np.ravel((cells.X != 0).sum(axis=0)) > 0  # scanpy leaves the others out of a batch
+    try:
+        _chosen_by_scanpy(cells[:, found].copy(), 1, flavor, by_batch=False)
+    except IndexError:
+        return False
+    return True

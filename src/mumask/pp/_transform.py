@@ -29,7 +29,7 @@ def binarize(
     layer
         Layer to read; ``X`` by default.
     to_layer
-        Layer to write. By default ``X`` is replaced, and what was there is kept in
+        Layer to write. By default ``X`` is replaced, and what was there, if anything, is kept in
         ``layers["counts"]`` unless that layer exists.
 
     Notes
@@ -55,7 +55,7 @@ def binarize(
     if to_layer is not None:
         adata.layers[to_layer] = values
         return
-    if "counts" not in adata.layers:
+    if "counts" not in adata.layers and adata.X is not None:
         adata.layers["counts"] = adata.X
     adata.X = values
 
@@ -91,6 +91,7 @@ def lognorm(
     >>> bool(np.allclose(total, 1e4, rtol=1e-3))
     True
     """
+    _check_target(to_layer, "lognorm")
     adata = get_modality(mdata, modality, layer)
     shell = AnnData(_copy(adata, layer, float_values=True))
     sc.pp.normalize_total(shell, target_sum=target_sum)
@@ -129,6 +130,7 @@ def clr(
     >>> mdata["protein"].layers["clr"].shape == mdata["protein"].shape
     True
     """
+    _check_target(to_layer, "clr")
     adata = get_modality(mdata, modality, layer)
     values = _copy(adata, layer, float_values=True)
     if sparse.issparse(values):  # muon warns when it has to convert
@@ -159,7 +161,8 @@ def tfidf(
     to_layer
         Layer to write.
     **kwargs
-        Passed to :func:`muon.atac.pp.tfidf`, such as `log_tf`, `log_idf`, `scale_factor`.
+        Passed to :func:`muon.atac.pp.tfidf`, such as `log_tf`, `log_idf`, `scale_factor`; not
+        what says where to read and write.
 
     Examples
     --------
@@ -167,11 +170,24 @@ def tfidf(
     >>> bool(mdata["atac"].layers["tfidf"].max() > 0)
     True
     """
+    _check_target(to_layer, "tfidf")
+    if taken := sorted({"copy", "inplace", "from_layer"} & kwargs.keys()):
+        raise TypeError(
+            f"tfidf takes no {taken}: it reads `layer` and writes `to_layer`, and X stays as it is."
+        )
     adata = get_modality(mdata, modality, layer)
     shell = AnnData(_copy(adata, layer, float_values=True))
     with np.errstate(divide="ignore", invalid="ignore"):  # cells or peaks that are all zero give 0
         _muon().atac.pp.tfidf(shell, **kwargs)
     adata.layers[to_layer] = sparse.csr_matrix(shell.X)
+
+
+def _check_target(to_layer, example: str) -> None:
+    if not isinstance(to_layer, str):
+        raise TypeError(
+            f"`to_layer` is {to_layer!r}; name the layer to write, such as {example!r}. X stays as "
+            "it is."
+        )
 
 
 def _copy(adata: AnnData, layer: str | None, float_values: bool = False):

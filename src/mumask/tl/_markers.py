@@ -98,6 +98,8 @@ def rank_markers(
         raise KeyError(f"`groupby`: {groupby!r} is not in mdata.obs; it has {list(mdata.obs)}.")
     if method not in METHODS:
         raise ValueError(f"`method`: {method!r} is unknown; choose from {list(METHODS)}.")
+    if n_top is not None and n_top < 1:
+        raise ValueError(f"`n_top` is {n_top}; ask for at least 1 feature, or None for all.")
     if denoised is not None and layer is not None:
         raise ValueError("Pass either `denoised` or `layer`, not both.")
     reference = category_name(reference)

@@ -64,8 +64,8 @@ def impute_from_neighbors(
     KeyError
         If a modality, feature or representation is missing, or `batch_key` where it is needed.
     ValueError
-        If a cell has no place in the latent space, the two spaces differ in dimension, there are
-        fewer reference cells than `n_neighbors`, or a feature was not measured in all of them.
+        If a cell has no place in the latent space, the two spaces differ in dimension,
+        `n_neighbors` is below 1 or above the number of reference cells, or a feature was not measured in all of them.
 
     Examples
     --------
@@ -75,6 +75,8 @@ def impute_from_neighbors(
     >>> mumask.tl.impute_from_neighbors(query, reference, "protein", use_rep="X_rna").shape
     (60, 12)
     """
+    if n_neighbors < 1:
+        raise ValueError(f"`n_neighbors` is {n_neighbors}; at least 1 cell has to be averaged.")
     if modality not in reference.mod:
         raise KeyError(f"The reference has no modality {modality!r}; it has {list(reference.mod)}.")
     adata = reference.mod[modality]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from ._plan import MaskedTrainingPlan
+from ._plan import MaskedTrainingPlan, falling_rate
 
 
 class AutoencoderTrainingPlan(MaskedTrainingPlan):
@@ -59,14 +57,8 @@ class AutoencoderTrainingPlan(MaskedTrainingPlan):
             eps=self.eps,
             weight_decay=self.weight_decay,
         )
-        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        n_rising = self.warmup * n_steps
-
-        def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / max(1.0, n_rising))
-            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / n_steps)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        n_steps = self.trainer.estimated_stepping_batches
+        schedule = falling_rate(optimizer, n_steps, self.warmup)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

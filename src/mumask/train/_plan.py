@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import torch
 from scvi.train import TrainingPlan
@@ -22,6 +23,23 @@ def keep_freed_memory() -> None:
     that is freed, up to 32 MiB. Other allocators take no notice.
     """
     torch.empty(LARGEST_KEPT, dtype=torch.uint8)
+
+
+def falling_rate(
+    optimizer: torch.optim.Optimizer, n_steps: float, warmup: float = 0.0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Schedule of a learning rate that rises over a share of the steps and falls along a cosine.
+
+    It belongs to the steps that are planned now, also where a training goes on from a checkpoint.
+    Where no number of them is planned (``max_epochs=-1``) the rate stays as it is.
+    """
+    n_rising = warmup * n_steps if math.isfinite(n_steps) else 0.0
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(1.0, n_rising))
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1.0, n_steps))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 class MaskedTrainingPlan(TrainingPlan):
@@ -84,8 +102,10 @@ class MaskedTrainingPlan(TrainingPlan):
         """Adam in one pass over the weights (``fused``); anything else as in scvi-tools."""
         if self.optimizer_name != "Adam":
             return super().get_optimizer_creator()
+        # In mixed precision Lightning cannot clip the gradients of a fused one.
+        clipped = self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision)
         return lambda params: torch.optim.Adam(
-            self._groups(list(params)), lr=self.lr, eps=self.eps, fused=True
+            self._groups(list(params)), lr=self.lr, eps=self.eps, fused=not clipped
         )
 
     def _penalties(self) -> dict[torch.nn.Parameter, float]:
@@ -105,9 +125,8 @@ class MaskedTrainingPlan(TrainingPlan):
         """Optimiser, and the schedule of its learning rate."""
         config = super().configure_optimizers()
         if not self.reduce_lr_on_plateau:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-                config["optimizer"], T_max=max(1, int(self.trainer.estimated_stepping_batches))
-            )
+            n_steps = self.trainer.estimated_stepping_batches
+            schedule = falling_rate(config["optimizer"], n_steps)
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
 

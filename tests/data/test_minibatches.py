@@ -73,6 +73,18 @@ def test_continuous_covariates_are_standardised(mosaic, by_name):
     assert values.std() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("query", [False, True])
+def test_covariates_of_new_data_are_on_the_scale_of_the_reference(
+    mosaic, make_mosaic, manager_of, query
+):
+    manager, age = manager_of(mosaic, continuous_covariate_keys=["age"]), mosaic.obs["age"]
+    new = make_mosaic(n=4, seed=7)
+    new.obs["age"] += 20
+    found = manager.transfer_fields(new, query=query).create_torch_dataset()[slice(None)]
+    expected = (new.obs["age"] - age.mean()) / age.std(ddof=0)
+    np.testing.assert_allclose(found["cont_covs"][:, 0], expected, atol=1e-5)
+
+
 def test_row_order_of_modalities_does_not_matter(
     mosaic, names, by_name, rebuilt, assert_same_batch
 ):

@@ -103,9 +103,11 @@ def test_backed_file(make_mosaic, names, storage, tmp_path, by_name, assert_same
 def test_features_are_matched_by_name(
     make_mosaic, names, storage, by_name, manager_of, rebuilt, assert_same_batch
 ):
-    mosaic = make_mosaic(storage=storage)
-    manager = manager_of(mosaic)
-    rng = np.random.default_rng(3)
+    """Values, and which of them were measured."""
+    mosaic, rng = make_mosaic(storage=storage), np.random.default_rng(3)
+    mosaic["protein"].layers["seen"] = storage(rng.random(mosaic["protein"].shape) < 0.7)
+    masked = {"mask_layers": {"protein": "seen"}}
+    manager = manager_of(mosaic, **masked)
 
     def shuffle(adata):
         return adata[:, rng.permutation(adata.n_vars)].copy()
@@ -115,7 +117,7 @@ def test_features_are_matched_by_name(
     batch = manager.transfer_fields(other).create_torch_dataset()
     found = batch[other.obs_names.get_indexer(names)]
     found = {k: v.to_dense().numpy() for k, v in found.items()}
-    assert_same_batch(by_name(mosaic, names), found)
+    assert_same_batch(by_name(mosaic, names, **masked), found)
 
 
 @pytest.mark.parametrize("storage", [sp.csr_matrix, np.asarray])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mumask import CrossAttentionMAE
+from mumask.model._attention import _group_means, _shuffle_within
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -83,3 +84,30 @@ def test_a_z_score_needs_two_permutations(reference, n_permutations):
 def test_a_baseline_of_cells_paired_with_themselves_is_said(reference):
     with pytest.warns(UserWarning, match="paired with themselves.*`batch_size`"):
         reference.get_attention("protein", "rna", n_permutations=2, batch_size=1)
+
+
+def test_cells_are_paired_anew_within_their_batch():
+    batch = np.tile([0, 1, 0, 2, 1], 20)
+    order = _shuffle_within(batch, np.random.default_rng(0)).numpy()
+    assert sorted(order) == list(range(100))
+    np.testing.assert_array_equal(batch[order], batch)
+    assert (order != np.arange(100)).mean() > 0.5
+
+
+def test_permutations_follow_the_seed(reference):
+    one, again, other = (
+        reference.get_attention("rna", "protein", n_permutations=3, seed=seed) for seed in (1, 1, 2)
+    )
+    assert one.equals(again)
+    np.testing.assert_allclose(one["weight"], other["weight"], rtol=1e-4)
+    assert not np.allclose(one["baseline"], other["baseline"], rtol=1e-5)
+
+
+def test_means_of_groups_leave_out_what_is_missing():
+    """A token of which a cell has no feature has no weights there."""
+    weights = np.random.default_rng(0).random((6, 2, 3)).astype(np.float32)
+    weights[[0, 1, 5], 1] = np.nan
+    groups = np.array([0, 0, 0, 1, 1, 1])
+    means = _group_means(weights, (groups == np.arange(2)[:, None]).astype(np.float32))
+    for group, mean in enumerate(means):
+        np.testing.assert_allclose(mean, np.nanmean(weights[groups == group], axis=0), rtol=1e-5)

@@ -85,6 +85,12 @@ def test_own_values_change_nothing(trained):
     same = trained.predict_condition({"site": "x", "batch": "cite"}, indices=cells)
     own = trained.get_normalized_expression(indices=cells)
     np.testing.assert_allclose(same, own, rtol=1e-4)
+    from_rna = {"indices": cells, "source": "rna"}
+    np.testing.assert_allclose(
+        trained.predict_condition({"site": "x"}, **from_rna),
+        trained.get_normalized_expression(**from_rna),
+        rtol=1e-4,
+    )
     other = trained.predict_condition({"site": "y"}, indices=cells)
     assert not np.allclose(other, own, rtol=1e-3)
     as_batch = trained.predict_condition({"batch": "solo"}, indices=cells, modality="protein")

@@ -142,6 +142,25 @@ def test_every_group_and_new_data(trained, make_mosaic):
     assert {"proba_m1", "bayes_factor", "scale1"} <= set(other.columns)
 
 
+def test_groups_are_decoded_as_the_batches_named(trained, monkeypatch):
+    """At the depth that an average cell has in the modality."""
+    batches, draw, seen = trained.adata.obs["batch"].to_numpy(str), trained._draw_expression, []
+
+    def spied(mdata, cells, modality, columns, transform_batch, batch_size):
+        seen.append((set(batches[cells]), transform_batch))
+        return draw(mdata, cells, modality, columns, transform_batch, batch_size)
+
+    monkeypatch.setattr(trained, "_draw_expression", spied)
+    table = trained.differential_expression(
+        groupby="batch", group1="cite", group2="asap", modality="protein", silent=True,
+        batch_correction=True, batchid1=["asap"], batchid2=["solo"], n_samples_overall=50,
+    )  # fmt: skip
+    assert seen == [({"cite"}, "asap"), ({"asap"}, "solo")]
+    total = trained.registry_["field_registries"]["X_protein"]["state_registry"]["total"]
+    assert table["scale1"].sum() == pytest.approx(total, rel=1e-3)
+    assert table["scale2"].sum() == pytest.approx(total, rel=1e-3)
+
+
 def test_real_values_have_differences(make_mosaic, fit):
     mosaic = make_mosaic()
     mosaic["rna"].X = np.log1p(mosaic["rna"].X.toarray())

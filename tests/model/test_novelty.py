@@ -9,6 +9,7 @@ import mudata as md
 import numpy as np
 import pytest
 import scvi
+from scipy.spatial.distance import cdist
 
 from mumask import CrossAttentionMAE, MaskedVAE
 from mumask.datasets import simulate_mosaic
@@ -56,6 +57,14 @@ def test_too_few_labels_are_said(mosaic, fit, caplog):
         model = fit(mosaic, setup={"labels_key": "some_labels"}, epochs=1)
     assert "judged by cells of the training" in caplog.text
     assert all(view["n_cells"] >= 3 for view in model.known_types_["views"])
+    # And no cell is one of its own neighbours.
+    labelled = np.flatnonzero(mosaic.obs["some_labels"].to_numpy(str) != "Unknown")
+    kept = np.setdiff1d(labelled, model.validation_indices)
+    z, k = model.known_types_["cells"], model.known_types_["n_neighbors"]
+    distance = np.sort(cdist(z, z), axis=1)[:, 1 : k + 1].mean(axis=1)
+    both = mosaic.obs["batch"].to_numpy()[kept] == "cite"
+    (view,) = (v for v in model.known_types_["views"] if v["modalities"] == ["rna", "protein"])
+    np.testing.assert_allclose(view["distance"], np.quantile(distance[both], LEVELS), rtol=1e-3)
 
 
 # Flags of new types

@@ -6,6 +6,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 import torch
 
 N, CLASSES = 90, ["type0", "type1", "type2", "type3"]
@@ -32,6 +33,10 @@ def test_latent_distribution(trained):
     np.testing.assert_array_equal(mean, trained.get_latent_representation())
     assert variance.shape == mean.shape
     assert (variance > 0).all()
+    tensors = trained.adata_manager.create_torch_dataset()[np.arange(N)]
+    with torch.no_grad():
+        log_var = trained.module.inference(tensors, sample=False)["log_var"]
+    np.testing.assert_allclose(variance, log_var.exp(), rtol=1e-4)
 
 
 def test_corrected_latent_is_the_mean_minus_the_covariates(trained):
@@ -60,7 +65,7 @@ def test_latent_from_a_source(trained):
 @pytest.mark.parametrize("getter", ["get_latent_representation", "predict", "get_elbo"])
 def test_empty_selection(trained, getter):
     result = getattr(trained, getter)(indices=[])
-    assert result == 0 if getter == "get_elbo" else len(result) == 0
+    assert np.isnan(result) if getter == "get_elbo" else len(result) == 0
 
 
 # Indices
@@ -224,6 +229,8 @@ def test_impute_a_part(trained):
     part = trained.impute(indices=names, modalities=["atac"])
     assert list(part.mod) == ["atac"]
     assert list(part.obs_names) == list(names)
+    for column in ("batch", "site", "age"):
+        assert list(part.obs[column]) == list(trained.adata.obs.loc[names, column])
     full = trained.impute()["atac"][names].X
     np.testing.assert_allclose(part["atac"].X, full, atol=1e-5)
     assert len(trained.impute(indices=[]).obs_names) == 0
@@ -279,6 +286,20 @@ def test_scores(trained):
     part = trained.get_reconstruction_error(indices=np.arange(N) % 2 == 0)["atac"]
     rest = trained.get_reconstruction_error(indices=np.arange(N) % 2 == 1)["atac"]
     assert min(part, rest) < error["atac"] < max(part, rest)
+
+
+def test_the_bound_is_lower_by_every_divergence(trained, monkeypatch):
+    scvi.settings.seed = 0
+    bound, divergence = trained.get_elbo(), trained.module.divergence
+
+    def larger(*posterior):
+        terms, weighted = divergence(*posterior)
+        assert set(terms) == {"kl_z", "kl_clusters"}
+        return {name: term + 5 for name, term in terms.items()}, weighted
+
+    monkeypatch.setattr(trained.module, "divergence", larger)
+    scvi.settings.seed = 0
+    assert trained.get_elbo() == pytest.approx(bound - 10, rel=1e-4)
 
 
 def test_names(trained):

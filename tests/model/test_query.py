@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -346,3 +348,24 @@ def test_a_narrow_query_of_a_known_batch_narrows_no_later_one(many_genes):
     )
     with pytest.warns(UserWarning, match=rf"features were measured in batch {batch!r}.*reference"):
         mapped.get_latent_representation(whole)
+
+
+def test_the_panel_of_an_earlier_query_stays_with_its_batch(many_genes):
+    """What later cells of the batch have beyond it is left out, and this is said."""
+    MaskedVAE.setup_mudata(many_genes, batch_key="batch")
+    reference = MaskedVAE(many_genes)
+    reference.train(max_epochs=1, enable_progress_bar=False)
+    whole = part(many_genes, slice(0, 100), "new")
+    narrow = md.MuData({"rna": whole["rna"][:, 150:].copy()})
+    narrow.obs["batch"] = "new"
+    mapped = MaskedVAE.load_query_data(narrow, reference)
+    said = "features were measured in batch 'new', but not by the cells"
+    with pytest.warns(UserWarning, match=said):
+        z = mapped.get_latent_representation(whole)
+    with pytest.warns(UserWarning, match=said):
+        again = MaskedVAE.load_query_data(whole, mapped)
+    np.testing.assert_allclose(again.get_latent_representation(), z, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        again.get_latent_representation(narrow)
+        MaskedVAE.load_query_data(narrow, mapped)

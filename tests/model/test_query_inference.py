@@ -259,6 +259,19 @@ def test_only_new_batches_are_refined(vae):
     )
 
 
+def test_cells_of_an_earlier_query_are_still_refined(vae):
+    model, cells = vae
+    later = cells.copy()
+    later.obs["batch"] = "later"
+    first = mapped(model, cells)
+    second = mapped(first, later)
+    assert second.batches[2:] == ["new", "later"]
+    assert second.module.query_batches.tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(
+        second.get_latent_representation(cells), first.get_latent_representation()
+    )
+
+
 @pytest.mark.parametrize(("steps", "all_batches"), [(0, False), (3, True)])
 def test_how_cells_are_refined_is_saved(vae, tmp_path, steps, all_batches):
     model, cells = vae

@@ -270,7 +270,8 @@ def test_weights_of_modalities(mosaic, fit):
     assert given == {**weights, "rna": 7.0}
 
 
-def test_head_is_fitted_to_every_view_and_saved(mosaic, fit, tmp_path):
+def test_head_is_fitted_to_every_view_and_saved(mosaic, fit, tmp_path, monkeypatch):
+    monkeypatch.setattr("mumask.model._access.INFERENCE_BATCH", 20)
     model = fit(mosaic, setup={"labels_key": "some_labels"}, epochs=3)
     head = model.module.label_head
     assert head.fitted and not any(p.requires_grad for p in head.parameters())

@@ -88,7 +88,7 @@ def test_rare_kinds_of_numbers(mosaic, fit, kind):
 
 def test_nothing_to_validate_on(mosaic):
     MaskedVAE.setup_mudata(mosaic, batch_key="batch")
-    with pytest.raises(ValueError, match="train_size=1"):
+    with pytest.raises(ValueError, match="`train_size` and `validation_size`"):
         MaskedVAE(mosaic).train(max_epochs=1, train_size=1, early_stopping=True)
 
 

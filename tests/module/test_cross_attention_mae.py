@@ -200,6 +200,7 @@ def test_unmeasured_features_are_neither_seen_nor_scored(how):
 def test_calibration_balances_the_modalities_and_is_undone_for_decoders():
     module, tensors = make(), batch_of()
     module.calibrate(lambda: [tensors])
+    assert module.training  # as before
     out = module.eval().inference(tensors)
     assert module.training is False
     for part in out["parts"].values():

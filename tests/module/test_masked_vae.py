@@ -238,7 +238,44 @@ def test_held_out_features_reach_no_encoder(default_module, minibatch):
     assert not torch.isclose(loss, changed)
 
 
+def test_the_divergence_counts_by_its_weight(default_module, minibatch):
+    module, (tensors, _) = default_module(), minibatch("count")
+    inference, generative, _ = module(tensors)
+    none, half, full = (
+        module.loss(tensors, inference, generative, kl_weight=weight) for weight in (0.0, 0.5, 1.0)
+    )
+    assert torch.isclose(full.loss - none.loss, full.kl_local["kl_z"].mean(), rtol=1e-4)
+    assert torch.isclose(half.loss, (full.loss + none.loss) / 2)
+
+
+def test_held_out_features_have_no_part_in_the_scale_of_the_others(default_module, minibatch):
+    held_out = {"rna": np.array([False, True] + [False] * 4)}
+    module, (tensors, _) = default_module(held_out=held_out), minibatch("count")
+    changed = {**tensors, "X_rna": tensors["X_rna"].clone()}
+    changed["X_rna"][:, 1] += 5
+    inputs = []
+    for batch in (tensors, changed):
+        module.fit_inputs([batch])
+        inputs.append(module.transforms["rna"](batch["X_rna"], module.visible(batch, "rna")))
+    for one, other in zip(*inputs, strict=True):
+        assert torch.equal(one, other)
+
+
 WIDE_AND_NARROW = np.array([[True] * 6, [True] * 3 + [False] * 3])
+
+
+def test_expected_totals_are_those_of_full_panels(default_module, minibatch, monkeypatch):
+    """Half of the features of an average cell have half of its total."""
+    module, (tensors, _) = default_module(panel={"rna": WIDE_AND_NARROW}), minibatch("count")
+    seen = {}
+    for name, head in module.totals.items():
+        spy = lambda hidden, total, name=name: seen.setdefault(name, total).sum()
+        monkeypatch.setattr(head, "nll", spy)
+    module.totals_loss(tensors, torch.zeros(14, 8))
+    x, narrow = tensors["X_rna"], tensors["batch"][tensors["presence"][:, 0], 0] == 1
+    expected = torch.where(narrow, 2 * x[:, :3].sum(1), x.sum(1))
+    assert torch.allclose(seen["rna"], expected[:, None])
+    assert torch.equal(seen["protein"], tensors["X_protein"].sum(1, keepdim=True))
 
 
 def test_cells_of_a_wide_panel_train_as_if_on_the_narrow_one(default_module, minibatch):

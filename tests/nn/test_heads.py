@@ -42,6 +42,17 @@ def test_fitted_head_uses_unlabelled_cells():
     assert (head(z, source).argmax(1) == group).float().mean() > 0.97
 
 
+def test_unit_and_origin_of_the_latent_space_do_not_matter():
+    z, source, labels = torch.randn(60, 4), torch.ones(60, 2).bool(), torch.arange(60) % 3
+    logits = []
+    for values in (z, 100 * z + 7):
+        torch.manual_seed(0)
+        head = FittedHead(4, 2, 2)
+        head.fit(values, source, labels, n_steps=5)
+        logits.append(head(values, source))
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
+
+
 def test_head_tells_views_apart():
     """The same embedding can mean another class where it comes from another modality."""
     torch.manual_seed(0)
@@ -92,6 +103,31 @@ def test_class_means_follow_the_cells():
     head._spread(moved, belongs, torch.tensor([1.0, 1.0, 1.0, 0.0])).backward()
     assert (moved.grad[0, ::2] < 0).all() and (moved.grad[1, ::2] > 0).all()
     assert not moved.grad[3].any()  # a cell that is not trusted is left where it is
+
+
+def test_the_average_follows_the_head_slowly():
+    """At first, when it holds the random start, at once; later by a hundredth."""
+    for n_updates, followed in ((0, 0.9), (10_000, 0.01)):
+        head = LabelHead(3, 2)
+        head.n_updates.fill_(n_updates)
+        with torch.no_grad():
+            for parameter in head.network.parameters():
+                parameter += 1
+        before = [mean.clone() for mean in head.average.parameters()]
+        head.update()
+        assert head.n_updates == n_updates + 1
+        for mean, old in zip(head.average.parameters(), before, strict=True):
+            torch.testing.assert_close(mean - old, torch.full_like(old, followed))
+
+
+def test_rows_are_drawn_as_often_as_asked_for():
+    """Those of cells with labels, and of cells without; here some never."""
+    torch.manual_seed(0)
+    z, repeats = torch.randn(40, 3), torch.arange(40) % 2
+    z[repeats == 0] = float("nan")
+    head = LabelHead(3, 2)
+    head.fit(z, torch.arange(40) % 3, torch.ones(2), n_steps=3, repeats=repeats)
+    assert all(weights.isfinite().all() for weights in head.parameters())
 
 
 def test_fitting_forgets_what_was_fitted_before():

@@ -186,3 +186,11 @@ def test_real_values_are_scaled_in_their_unit_and_clipped_on_both_sides(unit, ce
     torch.testing.assert_close(standard[2:].std(dim=0), torch.ones(3), rtol=0.05, atol=0)
     torch.testing.assert_close(standard[0], torch.full((3,), 10.0))
     torch.testing.assert_close(standard[1], torch.full((3,), -10.0))
+
+
+def test_features_that_nobody_measured_have_no_part_in_the_common_scale():
+    moments = torch.tensor([[10.0, 10.0, 0.0], [5.0, 20.0, 0.0], [20.0, 90.0, 0.0]])
+    every, measured = (InputTransform("count", torch.full((n,), 1 / n)) for n in (3, 2))
+    every.set_scale(moments)
+    measured.set_scale(moments[:, :2])
+    assert torch.equal(every.spread[:2], measured.spread)

@@ -149,6 +149,17 @@ def test_context_sums_the_neighbours_of_a_section(placed):
     assert "c20" not in context.obs_names and placed.n_obs == 22
 
 
+def test_cells_of_the_sections_may_come_in_any_order(placed):
+    order = np.random.default_rng(1).permutation(placed.n_obs)
+    mixed = md.MuData({"rna": placed["rna"][order].copy()})
+    mixed.obs["section"] = placed.obs["section"].reindex(mixed.obs_names)
+    for mdata in (placed, mixed):
+        mumask.pp.spatial_context(mdata, n_neighbors=2, batch_key="section")
+    one, other = placed["context"], mixed["context"][placed["context"].obs_names]
+    np.testing.assert_array_equal(one.X.toarray(), other.X.toarray())
+    np.testing.assert_array_equal(one.obsm["spatial"], other.obsm["spatial"])
+
+
 def test_cells_without_a_place_lack_the_context_in_a_model(placed):
     mumask.pp.spatial_context(placed, n_neighbors=3, batch_key="section")
     mumask.MaskedVAE.setup_mudata(placed)

@@ -180,6 +180,21 @@ def test_selection_by_scikit_misc():
     assert pp.select_features(mdata, "rna", 40, flavor="seurat_v3")["rna"].n_vars == 40
 
 
+def test_selection_by_batch_is_that_of_scanpy(simulated):
+    chosen = pp.select_features(simulated, "rna", 40, batch_key="batch")
+    shell = simulated["rna"].copy()
+    shell.obs["group"] = simulated.obs["batch"].reindex(shell.obs_names).astype(str)
+    sc.pp.normalize_total(shell, target_sum=1e4)
+    sc.pp.log1p(shell)
+    by_batch, at_once = (
+        sc.pp.highly_variable_genes(shell, n_top_genes=40, batch_key=key, inplace=False)
+        for key in ("group", None)
+    )
+    kept = simulated["rna"].var_names.isin(chosen["rna"].var_names)
+    np.testing.assert_array_equal(kept, by_batch["highly_variable"])
+    assert (kept != at_once["highly_variable"]).any()
+
+
 def test_selection_in_place_and_by_kind(simulated):
     assert pp.select_features(simulated, "protein", 4).n_vars == simulated.n_vars
     assert pp.select_features(simulated, "atac", 50, inplace=True) is None

@@ -102,6 +102,9 @@ def test_markers_of_denoised_values_reach_absent_cells(simulated):
     denoised = truth["atac"].to_df()  # what a perfect model would give, for all cells
     markers = mumask.tl.rank_markers(mdata, "cell_type", "atac", denoised=denoised, n_top=5)
     assert overlap(markers, truth["atac"], mdata.obs["cell_type"].to_numpy()) >= 0.9
+    mixed = denoised.sample(frac=1, random_state=0)
+    again = mumask.tl.rank_markers(mdata, "cell_type", "atac", denoised=mixed, n_top=5)
+    pd.testing.assert_frame_equal(again, markers, rtol=1e-4)
     only = mdata.obs.index[mdata.obs["batch"] == "RNA-only"]  # no cell of these was measured
     markers = mumask.tl.rank_markers(mdata, "cell_type", "atac", denoised=denoised.loc[only])
     assert len(markers) == 4 * 20

@@ -97,6 +97,7 @@ class MosaicManager(AnnDataManager):
             known = source.get("known_panel", source["panel"])
             panel[: len(known)] = known if query else source["panel"]
             kept["known_panel"] = panel.copy() if query else known
+            kept["n_trained"] = source.get("n_trained", len(source["panel"]))
         if field.modality not in mdata.mod:
             return {"panel": panel, **kept}
 
@@ -154,9 +155,11 @@ class MosaicManager(AnnDataManager):
                     code = batches.index(batch)
                     panel[code] = measured if new[code] else panel[code] & measured
         panel[n_cells > 0] &= columns >= 0
-        if not query:
-            beyond = kept["known_panel"] & ~panel & (found.nonzero[:, columns] > 0) & (columns >= 0)
-            warn_beyond(beyond, field.modality, batches)
+        # Panels of batches that came with earlier queries, and queries' own of known batches.
+        of_queries = ~new & (np.arange(len(batches)) >= kept["n_trained"])
+        narrowed = of_queries[:, None] | (False if query else kept["known_panel"])
+        beyond = narrowed & ~panel & (found.nonzero[:, columns] > 0) & (columns >= 0)
+        warn_beyond(beyond, field.modality, batches)
         if new.any():
             log_panel(panel, field.modality, batches)
         return {"panel": panel, **kept}

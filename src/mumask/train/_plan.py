@@ -95,17 +95,15 @@ class MaskedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
-        self.loadings_prior = loadings_prior
+        self.loadings_prior, self._fused = loadings_prior, True
         self._means = {"train": EpochMeans(), "validation": EpochMeans()}
 
     def get_optimizer_creator(self):
         """Adam in one pass over the weights (``fused``); anything else as in scvi-tools."""
         if self.optimizer_name != "Adam":
             return super().get_optimizer_creator()
-        # In mixed precision Lightning cannot clip the gradients of a fused one.
-        clipped = self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision)
         return lambda params: torch.optim.Adam(
-            self._groups(list(params)), lr=self.lr, eps=self.eps, fused=not clipped
+            self._groups(list(params)), lr=self.lr, eps=self.eps, fused=self._fused
         )
 
     def _penalties(self) -> dict[torch.nn.Parameter, float]:
@@ -123,6 +121,9 @@ class MaskedTrainingPlan(TrainingPlan):
 
     def configure_optimizers(self):
         """Optimiser, and the schedule of its learning rate."""
+        # In mixed precision Lightning cannot clip the gradients of a fused optimiser.
+        clipped = self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision)
+        self._fused = not clipped
         config = super().configure_optimizers()
         if not self.reduce_lr_on_plateau:
             n_steps = self.trainer.estimated_stepping_batches

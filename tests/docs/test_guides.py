@@ -53,6 +53,7 @@ def _call(self, whole, options, *args, **kwargs):
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_the_guide_runs(page, short_trainings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scvi.settings, "logging_dir", str(tmp_path / "scvi_log"))
     design = {"n_features": {"rna": 80, "protein": 10, "atac": 120}, "n_cell_types": 3}
     mdata = mumask.datasets.simulate_mosaic(40, **design)
     query = mumask.datasets.simulate_mosaic(30, {"CITE-seq": ("rna",)}, seed=1, **design)

@@ -89,8 +89,9 @@ def test_a_checkpoint_is_a_model(cells, tmp_path):
     assert saved.is_trained_
 
 
-def test_more_epochs_are_planned_than_before(cells, tmp_path):
+def test_more_epochs_are_planned_than_before(cells, tmp_path, monkeypatch):
     """The learning rate falls to zero over the steps that are planned now."""
+    monkeypatch.setattr(scvi.settings, "logging_dir", str(tmp_path / "logs"))
     rates = []
 
     class Watch(Callback):

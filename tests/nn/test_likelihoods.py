@@ -150,7 +150,7 @@ def test_mean_beyond_the_panel():
 
 
 def test_paper_outputs():
-    likelihood = LIKELIHOODS["gaussian"](3, unit_variance=True, nonnegative=True)
+    likelihood = LIKELIHOODS["gaussian"](3, paper=True)
     assert not list(likelihood.parameters())
     raw, x = torch.tensor([[-1.0, 2.0, 0.5]]), torch.tensor([[1.0, 1.0, 0.5]])
     assert likelihood.mean(raw).tolist() == [[0.0, 2.0, 0.5]]

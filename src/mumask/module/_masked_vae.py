@@ -130,8 +130,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         self.transforms, self.likelihoods = nn.ModuleDict(), nn.ModuleDict()
         for name, spec in modalities.items():
             kind = LIKELIHOODS[spec.likelihood]
-            paper = paper_outputs and spec.likelihood == "gaussian"
-            options = {"unit_variance": True, "nonnegative": True} if paper else {}
+            options = {"paper": paper_outputs} if spec.likelihood == "gaussian" else {}
             self.likelihoods[name] = kind(spec.n_features, **options)
             self.transforms[name] = InputTransform(
                 kind.support, torch.as_tensor(spec.profile), standardize

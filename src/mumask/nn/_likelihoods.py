@@ -121,25 +121,6 @@ class NegativeBinomial(CountLikelihood):
         mean, theta = self.mean(raw, total, mask), self.log_theta.exp().expand_as(raw)
         return scvi.distributions.NegativeBinomial(mu=mean, theta=theta)
 
-    @staticmethod
-    def _nll_of_zero(log_mu: torch.Tensor, log_theta: torch.Tensor) -> torch.Tensor:
-        """``theta log(1 + mu / theta)``: all that a zero count costs."""
-        return log_theta.exp() * F.softplus(log_mu - log_theta)
-
-    @staticmethod
-    def _beyond_zero(
-        x: torch.Tensor, log_mu: torch.Tensor, log_theta: torch.Tensor
-    ) -> torch.Tensor:
-        """What a positive count adds to the cost of a zero; log-gammas are needed only here."""
-        theta = log_theta.exp()
-        return (
-            x * torch.logaddexp(log_theta, log_mu)
-            - x * log_mu
-            + torch.lgamma(theta)
-            + torch.lgamma(x + 1)
-            - torch.lgamma(x + theta)
-        )
-
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """Negative binomial counts, zero with an additional probability per element."""
@@ -150,13 +131,20 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         raw, dropout = outputs.raw().chunk(2, dim=1)
         log_mu = self.log_mean(raw, row_sums(x, mask).clamp(min=1.0), mask)
         log_theta = _picked(self.log_theta, columns)
-        zero = self._nll_of_zero(log_mu, log_theta)
+        zero = log_theta.exp() * F.softplus(log_mu - log_theta)  # theta log(1 + mu / theta)
         # -log(pi + (1 - pi) e^-zero) with pi = sigmoid(dropout)
         cost = F.softplus(dropout) - torch.logaddexp(dropout, -zero)
-        rows, features, values = nonzeros(x)
-        at = (rows, features)
+        rows, features, x = nonzeros(x)
+        at, log_theta = (rows, features), log_theta[features]
+        log_mu, theta = log_mu[at], log_theta.exp()
         positive = F.softplus(dropout[at]) + zero[at]
-        positive = positive + self._beyond_zero(values, log_mu[at], log_theta[features])
+        positive = positive + (
+            x * torch.logaddexp(log_theta, log_mu)
+            - x * log_mu
+            + torch.lgamma(theta)
+            + torch.lgamma(x + 1)
+            - torch.lgamma(x + theta)
+        )
         extra = positive - cost[at]
         if mask is not None:
             extra = extra * mask[at]
@@ -215,27 +203,24 @@ class Gaussian(nn.Module):
     ----------
     n_features
         Number of features.
-    unit_variance
-        Keep every deviation at 1, which makes the loss half the squared error.
-    nonnegative
-        Rectify the mean (the paper's step 5).
+    paper
+        As in inClust+: the mean is rectified (step 5), and every deviation is 1, which makes the loss
+        half the squared error.
     """
 
     support = "real"
     n_heads = 1
 
-    def __init__(self, n_features: int, unit_variance: bool = False, nonnegative: bool = False):
+    def __init__(self, n_features: int, paper: bool = False):
         super().__init__()
-        self.n_features = n_features
-        self.nonnegative = nonnegative
-        self.unit_variance = unit_variance
-        if not unit_variance:
+        self.paper = paper
+        if not paper:
             self.log_sigma = nn.Parameter(torch.zeros(n_features))
 
     def nll(self, outputs, x, mask=None, columns=None):
         """Negative log-likelihood (up to a constant) over unmasked features, shape ``(n,)``."""
         residual = as_dense(x) - self.mean(outputs.raw())
-        if self.unit_variance:
+        if self.paper:
             return _unmasked_sum(0.5 * residual**2, mask)
         log_sigma = _picked(self.log_sigma, columns)
         return _unmasked_sum(0.5 * (residual * (-log_sigma).exp()) ** 2 + log_sigma, mask)
@@ -243,12 +228,12 @@ class Gaussian(nn.Module):
     def mean(self, raw, total=None, mask=None, features=None):
         """Expected values, shape ``(n, n_features)``."""
         raw = _picked(raw, features)
-        return F.relu(raw) if self.nonnegative else raw
+        return F.relu(raw) if self.paper else raw
 
     def distribution(self, raw, total=None, mask=None):
         """Of the values of cells; neither total nor mask matter to it."""
         mean = self.mean(raw)
-        sigma = mean.new_ones(()) if self.unit_variance else self.log_sigma.exp()
+        sigma = mean.new_ones(()) if self.paper else self.log_sigma.exp()
         return distributions.Normal(mean, sigma)
 
 

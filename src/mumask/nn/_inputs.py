@@ -16,6 +16,7 @@ from torch import Tensor, nn
 TRANSFORMS = ("log1p", "clr", "tfidf", "binary", "identity")
 _TARGET_SUM = 1e4
 _CLIP = 10.0
+N_PASSES = 4  # over the data, for their principal axes
 
 
 class InputNorm(nn.Module):
@@ -170,9 +171,7 @@ class InputNorm(nn.Module):
         self.scale.copy_(relative * typical)
 
 
-def principal_axes(
-    rows: Callable[[], Iterable[Tensor]], n_axes: int, n_passes: int = 4, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def principal_axes(rows: Callable[[], Iterable[Tensor]], n_axes: int) -> tuple[Tensor, Tensor]:
     """Leading principal axes by subspace iteration over minibatches (Halko et al. 2011).
 
     Parameters
@@ -181,10 +180,6 @@ def principal_axes(
         Returns a fresh iterator over centred values ``[n, F]``.
     n_axes
         Number of axes k, at most F.
-    n_passes
-        Passes over the data.
-    seed
-        Of the start.
 
     Returns
     -------
@@ -193,13 +188,12 @@ def principal_axes(
         in falling order.
     """
     axes = spread = None
-    for _ in range(n_passes):
+    for _ in range(N_PASSES):
         product, count = 0.0, 0
         for x in rows():
             if axes is None:
-                start = torch.randn(
-                    x.shape[1], n_axes + 8, generator=torch.Generator().manual_seed(seed)
-                )
+                generator = torch.Generator().manual_seed(0)
+                start = torch.randn(x.shape[1], n_axes + 8, generator=generator)
                 axes = torch.linalg.qr(start.to(x)).Q
             product = product + x.T @ (x @ axes)
             count += len(x)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 SOURCE_SIZE = 3.0
 # What a step keeps of the running class means.
 CLASS_DECAY = 0.95
+FIT_BATCH = 512  # rows of a step on fixed embeddings
 # Arguments that make the head the linear layer of scMMAE.
 LINEAR_HEAD = {
     **dict.fromkeys(("smoothing", "noise", "consistency", "compactness", "decay"), 0.0),
@@ -190,9 +191,6 @@ class LabelHead(nn.Module):
         class_weight: Tensor,
         n_steps: int,
         repeats: Tensor | None = None,
-        batch_size: int = 512,
-        lr: float = 2e-3,
-        weight_decay: float = 0.05,
     ) -> None:
         """Train on fixed embeddings (AdamW, cosine schedule).
 
@@ -201,10 +199,10 @@ class LabelHead(nn.Module):
         z, labels, class_weight
             As in :meth:`loss`, all training cells at once. A quarter of every minibatch is drawn
             from the labelled cells.
+        n_steps
+            Steps of the optimisation.
         repeats
             Int64 ``[n]``: how often a row is drawn, relative to the others; None = all alike.
-        n_steps, batch_size, lr, weight_decay
-            Of the optimisation.
         """
         everything = torch.arange(len(labels), device=labels.device)
         if repeats is not None:
@@ -214,15 +212,15 @@ class LabelHead(nn.Module):
         if not len(seen):
             return
         others = everything[~is_seen]
-        n_seen = batch_size // 4 if len(others) and self.consistency else batch_size
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr, weight_decay=weight_decay)
+        n_seen = FIT_BATCH // 4 if len(others) and self.consistency else FIT_BATCH
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=2e-3, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
         self._forget()  # also the class means of what was fitted before
         self.train().network.requires_grad_(True)
         for step in range(n_steps):
             rows = seen[torch.randint(len(seen), (n_seen,), device=z.device)]
-            if n_seen < batch_size:
-                drawn = torch.randint(len(others), (batch_size - n_seen,), device=z.device)
+            if n_seen < FIT_BATCH:
+                drawn = torch.randint(len(others), (FIT_BATCH - n_seen,), device=z.device)
                 rows = torch.cat([rows, others[drawn]])
             ramp = min(1.0, step / (0.3 * n_steps))
             loss, _ = self.loss(z[rows], labels[rows], class_weight, ramp)

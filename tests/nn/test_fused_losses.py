@@ -12,7 +12,7 @@ from mumask.nn._fused_losses import (
     _detection_whole,
     _negative_binomial_whole,
 )
-from mumask.nn._linear_outputs import WIDTH, computed, passed_back
+from mumask.nn._linear_outputs import WIDTH, ScaledOutputs, computed, passed_back
 from mumask.nn._row_kernels import SMALL, detection, negative_binomial
 
 N, F = 9, 50
@@ -101,7 +101,8 @@ def test_outputs_in_blocks_are_those_of_a_layer():
     torch.testing.assert_close(found, outputs.raw())
     assert precision == torch.float32
     scale, shift = torch.rand(2, 2 * WIDTH + 7)
-    torch.testing.assert_close(outputs.scaled(scale, shift).raw(), outputs.raw() * scale + shift)
+    scaled = ScaledOutputs(*outputs, scale, shift)
+    torch.testing.assert_close(scaled.raw(), outputs.raw() * scale + shift)
 
 
 def test_mixed_precision_rounds_products_and_nothing_else(ones, layer):
@@ -123,7 +124,7 @@ def test_mixed_precision_does_not_round_the_shift():
     """A thousand is rounded by four, the spread around it is a tenth."""
     layer = torch.nn.Linear(6, 8)
     outputs = LinearOutputs(torch.randn(5, 6), layer.weight, layer.bias)
-    outputs = outputs.scaled(torch.full((8,), 0.1), torch.full((8,), 1e3))
+    outputs = ScaledOutputs(*outputs, torch.full((8,), 0.1), torch.full((8,), 1e3))
     with torch.autocast("cpu", torch.bfloat16):
         rounded = outputs.raw()
     assert rounded.dtype == torch.float32

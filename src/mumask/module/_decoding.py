@@ -34,7 +34,7 @@ class Decoding:
         center, spread = self.transforms[name].center, self.transforms[name].spread
         if columns is not None:
             center, spread = center[columns], spread[columns]
-        return outputs.scaled(spread, center)
+        return ScaledOutputs(*outputs, spread, center)
 
     def cost(
         self,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mumask.data import keys
 from mumask.nn import as_dense
-from mumask.nn._fusion import spread
+from mumask.nn._fusion import spread, validity
 
 
 class MAEDecoding:
@@ -21,10 +21,8 @@ class MAEDecoding:
         memory = checks = None
         if self.decoder_context == "tokens" and hidden["fused"] is not None:
             own, n_cells = hidden["fused"][name], len(hidden["z"])
-            checks = own.tokens.new_ones(own.tokens.shape[:2], dtype=torch.bool)
-            checks = checks if own.valid is None else own.valid
             memory = spread(own.tokens, own.rows, n_cells)[rows]
-            checks = spread(checks, own.rows, n_cells)[rows]
+            checks = spread(validity(own), own.rows, n_cells)[rows]
         return self.decoders[name](
             hidden["z"][rows], hidden["shift"][rows], ids, valid, memory, checks
         )

@@ -155,12 +155,12 @@ class CrossFusion(nn.Module):
             if other != name:
                 part = encoded[other]
                 tokens.append(spread(part.tokens, part.rows, n_cells))
-                valid.append(spread(_validity(part), part.rows, n_cells))
+                valid.append(spread(validity(part), part.rows, n_cells))
         alone = ~torch.cat(valid, 1).any(1)
         if alone.any():
             own = encoded[name]
             tokens.append(spread(own.tokens, own.rows, n_cells))
-            valid.append(spread(_validity(own), own.rows, n_cells) & alone[:, None])
+            valid.append(spread(validity(own), own.rows, n_cells) & alone[:, None])
         valid = torch.cat(valid, 1)
         return torch.cat(tokens, 1), None if bool(valid.all()) else valid
 
@@ -229,7 +229,8 @@ class CrossFusion(nn.Module):
         return pooled, own._replace(tokens=tokens)
 
 
-def _validity(part: Encoded) -> Tensor:
+def validity(part: Encoded) -> Tensor:
+    """Bool ``[n, v]``, True for tokens that are no padding."""
     if part.valid is not None:
         return part.valid
     return part.tokens.new_ones(part.tokens.shape[:2], dtype=torch.bool)

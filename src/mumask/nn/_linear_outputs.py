@@ -37,10 +37,6 @@ class LinearOutputs(NamedTuple):
         """The outputs, ``(n, n_outputs)``."""
         return F.linear(*self)
 
-    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> ScaledOutputs:
-        """Outputs times `scale` plus `shift`, both ``(n_outputs,)``."""
-        return ScaledOutputs(*self, scale, shift)
-
 
 class ScaledOutputs(NamedTuple):
     """Outputs of a linear layer, times a scale plus a shift, for losses that take them computed.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mumask.nn._attention import SelfBlock
 from mumask.nn._inputs import InputNorm
-from mumask.nn._tokens import FeatureTokens, TokenMask, gather_tokens
+from mumask.nn._tokens import FeatureTokens, TokenMask
 
 
 class TokenEncoder(nn.Module):
@@ -91,7 +91,7 @@ class TokenEncoder(nn.Module):
         tokens = self.tokens(values, None if measured is None else self.tokens.group(measured))
         # Where all cells lack the same tokens, nothing is padded and yet tokens are left out.
         if mask.visible.shape[1] < self.tokens.n_tokens or mask.visible_valid is not None:
-            tokens = gather_tokens(tokens, mask.visible)
+            tokens = tokens.take_along_dim(mask.visible[:, :, None], 1)
         for block in self.blocks:
             tokens = block(tokens, mask.visible_valid)
         return tokens, mask.visible_valid

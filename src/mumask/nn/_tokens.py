@@ -146,11 +146,6 @@ def _pack(flags: Tensor) -> tuple[Tensor, Tensor | None]:
     return ids, None if bool(valid.all()) else valid
 
 
-def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
-    """``tokens[i, ids[i, j]]``: ``[n, t, D]`` and ``[n, k]`` to ``[n, k, D]``."""
-    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[-1]))
-
-
 class FeatureTokens(nn.Module):
     """Groups of features and their embedding (scMMAE, input equation: value plus symbol).
 

@@ -108,7 +108,7 @@ def test_stages_use_what_they_should():
     module.set_stage("pretrain", full)
     assert not any(p.requires_grad for p in module.classifier.parameters())
     with pytest.raises(ValueError, match="n_classes"):
-        make(n_classes=0).set_stage("finetune")
+        make(n_classes=0).set_stage("finetune", full)
 
 
 def test_absent_values_and_other_cells_have_no_influence():
@@ -227,7 +227,7 @@ def test_decoding_any_modality_of_any_cell(context):
 
 def test_labels_of_unlabelled_cells_do_not_count():
     module, tensors = make(), batch_of()
-    module.set_stage("finetune")
+    module.set_stage("finetune", tensors["presence"])
     tensors["labels"][:5] = 3
     _, _, loss = losses(module, tensors)
     assert loss.logits.shape[0] == int((tensors["labels"] < 3).sum())
@@ -365,8 +365,8 @@ def test_cells_are_seen_through_random_panels():
     before, after = loss.reconstruction_loss["rna"], other.reconstruction_loss["rna"]
     assert (before[narrowed] != after[narrowed]).all()
 
-    module.set_stage("finetune")
+    module.set_stage("finetune", tensors["presence"])
     assert module.inference(tensors)["seen"] == {}
-    module.set_stage("pretrain")
+    module.set_stage("pretrain", tensors["presence"])
     assert module.eval().inference(tensors)["seen"] == {}
     assert make(panel=panels, input_panel="own").train().inference(tensors)["seen"] == {}

@@ -85,7 +85,7 @@ def test_a_total_may_be_that_of_some_features(module, tensors):
 
 
 def test_validation_leaves_the_average_of_the_head_alone(module, tensors):
-    module.set_stage("finetune")
+    module.set_stage("finetune", tensors["presence"])
     module.eval().validating = True
     before = {name: value.clone() for name, value in module.classifier.state_dict().items()}
     assert module(tensors)[2].loss > 0
@@ -110,8 +110,8 @@ def test_the_start_does_not_depend_on_what_was_not_measured(module, tensors):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_encoders_are_fine_tuned_more_slowly_than_the_head(module):
-    trained = module.set_stage("finetune")
+def test_encoders_are_fine_tuned_more_slowly_than_the_head(module, tensors):
+    trained = module.set_stage("finetune", tensors["presence"])
     head, rest = module.parameter_groups(1e-3)
     assert head["lr"] == 1e-3 and rest["lr"] < 0.1 * head["lr"]
     own = {id(parameter) for parameter in module.classifier.parameters()}

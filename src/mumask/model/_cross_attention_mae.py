@@ -12,7 +12,7 @@ from mudata import MuData
 
 from mumask.data import keys, kind_of_name
 from mumask.module import CrossAttentionMAEModule
-from mumask.module._cross_attention_mae import PRESETS
+from mumask.module._cross_attention_mae import OF_LIKELIHOOD, PRESETS
 from mumask.nn._inputs import TRANSFORMS
 
 from ._attention import AttentionMixin
@@ -174,9 +174,6 @@ class CrossAttentionMAE(
                 raise ValueError(f"`token_size` names {name!r}; modalities are {self.modalities}.")
         if not 0 <= options.get("mask_ratio", 0.15) < 1:
             raise ValueError(f"`mask_ratio`={options['mask_ratio']} is not in [0, 1).")
-        width, heads = options.get("n_embed", 64), options.get("n_heads", 4)
-        if width % heads:
-            raise ValueError(f"`n_embed`={width} is not a multiple of `n_heads`={heads}.")
         if options.get("input_panel", "random") not in ("random", "own"):
             raise ValueError(
                 f"`input_panel`: {options['input_panel']!r} is unknown; choose 'random' or 'own'."
@@ -189,8 +186,7 @@ class CrossAttentionMAE(
         chosen = {}
         for name in self.modalities:
             likelihood = self._state(keys.values_key(name))["likelihood"]
-            by_likelihood = {"gaussian": "identity", "bernoulli": "binary"}
-            chosen[name] = by_likelihood.get(likelihood, "log1p")
+            chosen[name] = OF_LIKELIHOOD.get(likelihood, "log1p")
             if likelihood != "gaussian":
                 chosen[name] = TRANSFORM_OF.get(kind_of_name(name), chosen[name])
         for name, kind in given.items():

@@ -24,7 +24,7 @@ from ._modality_spec import ModalitySpec
 from ._mosaic_batch import MosaicBatch
 
 # What a likelihood of the registration means for the input; see mumask.nn._inputs.
-TRANSFORMS = {"bernoulli": "binary", "gaussian": "identity"}
+OF_LIKELIHOOD = {"bernoulli": "binary", "gaussian": "identity"}
 
 # Methods of the paper: embedding 128, six encoder and four decoder layers, two heads, dropout 0.1,
 # 400 tokens of ten genes and one token per protein, 15 % hidden. Its loss weights, 0.7 and 0.3,
@@ -152,7 +152,7 @@ class CrossAttentionMAEModule(
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
         for number, (name, spec) in enumerate(modalities.items()):
             size = (token_size or {}).get(name, -(-spec.n_features // max_tokens))
-            kind = (transforms or {}).get(name, TRANSFORMS.get(spec.likelihood, "log1p"))
+            kind = (transforms or {}).get(name, OF_LIKELIHOOD.get(spec.likelihood, "log1p"))
             self.encoders[name] = TokenEncoder(
                 spec.n_features,
                 n_embed,
@@ -334,7 +334,3 @@ class CrossAttentionMAEModule(
             true_labels=labels[seen],
             n_obs_minibatch=len(labels),
         )
-
-    def sample(self, *args, **kwargs):
-        """Not available: the model is no generative one."""
-        raise NotImplementedError("A masked autoencoder has no distribution to sample from.")

@@ -13,6 +13,9 @@ from mumask.nn import as_dense
 from mumask.nn._inputs import principal_axes
 from mumask.nn._label_head import with_sources
 
+# Learning rate of fine-tuning beside that of the head.
+ENCODER_RATE = 0.05
+
 Minibatches = Callable[[], Iterable[Mapping[str, Tensor]]]
 
 
@@ -139,7 +142,7 @@ class MAEPreparation:
         self.finetuned.fill_(True)
 
     def set_stage(
-        self, stage: Literal["pretrain", "finetune"], presence: Tensor | None = None
+        self, stage: Literal["pretrain", "finetune"], presence: Tensor
     ) -> list[nn.Parameter]:
         """Enter a stage and freeze what takes no part in it.
 
@@ -151,7 +154,6 @@ class MAEPreparation:
         presence
             Bool ``(n_cells, n_modalities)`` of the training data. Without an absent modality its
             stand-in is not used; a modality no cell has leaves its encoder and decoder unused.
-            None = any mosaic.
 
         Returns
         -------
@@ -165,25 +167,21 @@ class MAEPreparation:
         used = {"fusion"}
         hides = self.shares_of_stage()[1] > 0
         for column, name in enumerate(self.names):
-            here = None if presence is None else presence[:, column]
-            if here is None or here.any():
+            if presence[:, column].any():
                 used |= {f"encoders.{name}"}
                 used |= {f"decoders.{name}"} if stage == "pretrain" else set()
         used |= {"decoder_covariates"} if stage == "pretrain" else {"classifier.network"}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(name.startswith(f"{part}.") for part in used))
         for column, name in enumerate(self.names if len(self.names) > 1 else []):
-            if presence is not None:
-                rivals = presence[:, column] & (presence.sum(1) > 1)
-                absent = not bool(presence[:, column].all()) or (hides and bool(rivals.any()))
-            else:
-                absent = True
+            rivals = presence[:, column] & (presence.sum(1) > 1)
+            absent = not bool(presence[:, column].all()) or (hides and bool(rivals.any()))
             self.fusion.stand_ins[name].requires_grad_(absent)
         return [p for p in self.parameters() if p.requires_grad]
 
-    def parameter_groups(self, lr: float, encoder_factor: float = 0.05) -> list[dict]:
+    def parameter_groups(self, lr: float) -> list[dict]:
         """Optimiser groups of fine-tuning: the head at `lr`, everything else far slower."""
         head = [p for p in self.classifier.parameters() if p.requires_grad]
         known = {id(p) for p in head}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        return [{"params": head, "lr": lr}, {"params": rest, "lr": lr * encoder_factor}]
+        return [{"params": head, "lr": lr}, {"params": rest, "lr": lr * ENCODER_RATE}]

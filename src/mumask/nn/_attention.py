@@ -39,7 +39,7 @@ class Attention(nn.Module):
     def __init__(self, n_embed: int, n_heads: int, dropout: float = 0.0):
         super().__init__()
         if n_embed % n_heads:
-            raise ValueError(f"n_embed={n_embed} is not a multiple of n_heads={n_heads}.")
+            raise ValueError(f"`n_embed`={n_embed} is not a multiple of `n_heads`={n_heads}.")
         self.n_heads = n_heads
         self.dropout = dropout
         self.to_query = nn.Linear(n_embed, n_embed)

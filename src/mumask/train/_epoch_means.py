@@ -28,9 +28,7 @@ class EpochMeans:
             "kl_local": losses.kl_local_sum,
             "kl_global": losses.kl_global_sum,
         }
-        for name, value in (losses.extra_metrics or {}).items():
-            if not isinstance(value, torch.Tensor) or value.ndim == 0:  # others are for autotune
-                values[name] = torch.as_tensor(value, device=losses.loss.device) * n_cells
+        values |= {name: value * n_cells for name, value in losses.extra_metrics.items()}
         with torch.no_grad():
             for name, value in values.items():
                 value = value.detach()

@@ -13,7 +13,7 @@ from mudata import MuData
 from scvi.data import _constants
 from scvi.model.base import BaseModelClass
 
-from mumask.data import MosaicLoader, category_name, keep_order, keys
+from mumask.data import MosaicLoader, category_name, check_is_list, keep_order, keys
 
 # Without gradients a larger minibatch is faster; bounded by the widest modality in memory.
 INFERENCE_BATCH = 512
@@ -87,6 +87,14 @@ class AccessMixin(BaseModelClass):
     def _check_modality(self, modality: str) -> None:
         if modality not in self.modalities:
             raise ValueError(f"Modality {modality!r} is not in the model: {self.modalities}.")
+
+    def _wanted(self, modalities: Sequence[str] | None) -> list[str]:
+        """The modalities asked for, each known; None: all."""
+        check_is_list(modalities, "modalities")
+        wanted = self.modalities if modalities is None else list(modalities)
+        for modality in wanted:
+            self._check_modality(modality)
+        return wanted
 
     def _cells(
         self, mdata: MuData | None, indices: Sequence | slice | str | int | None

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import check_is_list, keep_order, keys
+from mumask.data import keep_order, keys
 
 from ._access import check_library_size, feature_columns
 from ._encode import EncodeMixin
@@ -226,10 +226,7 @@ class DecodeMixin(EncodeMixin):
         >>> int(complete["protein"].obs["imputed"].sum())
         60
         """
-        check_is_list(modalities, "modalities")
-        wanted = self.modalities if modalities is None else list(modalities)
-        for modality in wanted:
-            self._check_modality(modality)
+        wanted = self._wanted(modalities)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
         position = {m: i for i, m in enumerate(self.modalities)}

@@ -43,7 +43,7 @@ class LabelFittingMixin(CalibrationMixin):
                 repeats.append(torch.full((len(z[-1]),), often, device=self.device))
                 cell.append(start + shown.nonzero().squeeze(1).cpu().numpy())
                 start += len(shown)
-        return torch.cat(z).clone(), torch.cat(source), np.concatenate(cell), torch.cat(repeats)
+        return torch.cat(z), torch.cat(source), np.concatenate(cell), torch.cat(repeats)
 
     def _head_fitter(
         self, fit: Callable[..., None], labels: np.ndarray, views: Sequence[Sequence[str]]

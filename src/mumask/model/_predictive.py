@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import sparse
 from mudata import MuData
 
-from mumask.data import check_is_list
-
 from ._decode import DecodeMixin, check_n_samples
 
 
@@ -56,10 +54,7 @@ class PredictiveMixin(DecodeMixin):
         >>> drawn["protein"].shape  # 120 of the 180 cells have proteins
         (120, 12, 5)
         """
-        check_is_list(modalities, "modalities")
-        wanted = self.modalities if modalities is None else list(modalities)
-        for modality in wanted:
-            self._check_modality(modality)
+        wanted = self._wanted(modalities)
         check_n_samples(n_samples)
         mdata, cells = self._cells(mdata, indices)
         parts = {m: [] for m in wanted}

@@ -137,12 +137,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         """
         self._check_has_data()
         labels = self._labels_to_learn()
-        kwargs = {**self._stage_options["finetune"], **kwargs}
         check_arguments(kwargs, self._training_plan_cls)
-        default = {
-            "max_epochs": kwargs.pop("max_epochs", 0),
-            "head_steps": kwargs.pop("head_steps", HEAD_STEPS),
-        }
+        default = {"max_epochs": 0, "head_steps": HEAD_STEPS, **self._stage_options["finetune"]}
         max_epochs = default["max_epochs"] if max_epochs is None else max_epochs
         head_steps = default["head_steps"] if head_steps is None else head_steps
         if not self.is_trained:
@@ -205,14 +201,14 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
 
     def _run(self, max_epochs: int, batch_size: int, kwargs: dict):
         """scvi-tools' training of the stage that the module is in."""
-        looking = looks_at_held_out(kwargs)
-        train_on_the_rest(kwargs, held_out=looking)
-        if max_epochs and looking:
-            check_held_out(self.adata_manager, batch_size, kwargs)
         if not max_epochs:
             self.is_trained_ = True
             self.module.eval()
             return None
+        looking = looks_at_held_out(kwargs)
+        train_on_the_rest(kwargs, held_out=looking)
+        if looking:
+            check_held_out(self.adata_manager, batch_size, kwargs)
         kwargs.setdefault("early_stopping_monitor", "validation_loss")  # every stage has one
         kwargs.setdefault("gradient_clip_val", 1.0)
         allow_unused_weights(kwargs)

@@ -45,8 +45,6 @@ class RowSpans:
     for every access.
     """
 
-    format = "csr"
-
     def __init__(self, shape: tuple[int, int], indptr: np.ndarray, indices, data):
         self.shape, self.nnz = shape, indices.shape[0]
         self._indptr, self._indices, self._data = indptr, indices, data

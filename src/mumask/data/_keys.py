@@ -9,7 +9,6 @@ LABELS = REGISTRY_KEYS.LABELS_KEY
 CAT_COVS = "cat_covs"
 CONT_COVS = "cont_covs"
 PRESENCE = "presence"
-PANELS = "panels"
 
 
 def values_key(modality: str) -> str:

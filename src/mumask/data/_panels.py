@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
@@ -25,7 +26,7 @@ logger = logging.getLogger("mumask")
 # in ``uns``, follows when features are dropped or reordered.
 PANEL_KEY = "measured"
 
-# How often a batch that measured everything may be said to lack something.
+# How often data in which everything was measured may be said to lack something.
 LEVEL = 0.01
 # Dispersion of rates between batches before any feature was seen (mean of an exponential prior).
 PRIOR_DISPERSION = 0.25
@@ -37,7 +38,6 @@ def find_panel(
     nonzero: np.ndarray,
     n_cells: np.ndarray,
     reference: tuple[np.ndarray, np.ndarray] | None = None,
-    level: float = LEVEL,
 ) -> np.ndarray:
     """Panel `F_m` from the data: features whose absence from a batch chance does not explain.
 
@@ -62,8 +62,6 @@ def find_panel(
     reference
         What to compare with instead of the other batches: cells of a reference in which each
         feature is not zero, and cells in which it was measured, each of shape ``(n_features,)``.
-    level
-        Probability of finding fault with data in which everything was measured.
 
     Returns
     -------
@@ -79,7 +77,7 @@ def find_panel(
         )
         expected = seen * (n_cells[batch] / np.maximum(n_others, 1))
         chance = _chance_of_zero(nonzero[batch], expected, seen)
-        panel[batch] = _measured(nonzero[batch] > 0, chance, level / len(here))
+        panel[batch] = _measured(nonzero[batch] > 0, chance, LEVEL / len(here))
     return panel
 
 
@@ -156,8 +154,8 @@ def recorded_panels(adata: AnnData, names: np.ndarray) -> dict[str, np.ndarray]:
     Batch -> booleans of shape ``(len(names),)``; empty without a record.
     """
     table = adata.varm.get(PANEL_KEY)
-    if not is_record(table):
-        return {}
+    if not isinstance(table, pd.DataFrame) or not all(map(is_bool_dtype, table.dtypes)):
+        return {}  # anything else under that key is the user's own
     table = table.set_axis(adata.var_names.astype(str), axis=0).reindex(names, fill_value=False)
     return {category_name(batch): table[batch].to_numpy(dtype=bool) for batch in table}
 
@@ -176,13 +174,6 @@ def measured_by_all(mdata: MuData, modality: str, cells: pd.Index, batch_key: st
     for batch in panels.keys() & set(category_names(mdata.obs[batch_key].reindex(cells))):
         measured &= panels[batch]
     return measured
-
-
-def is_record(table) -> bool:
-    """A data frame of booleans; anything else under that key is the user's own."""
-    return isinstance(table, pd.DataFrame) and all(
-        pd.api.types.is_bool_dtype(kind) for kind in table.dtypes
-    )
 
 
 def warn_unused(recorded: Mapping[str, np.ndarray], modality: str, batches: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import mudata
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +75,6 @@ def column_map(var_names: Sequence[str], reference_names: Sequence[str]) -> np.n
     Integers of shape ``(len(reference_names),)`` with -1 for a feature that is not there, or
     ``None`` if both lists are the same, so that nothing needs to be moved.
     """
-    import pandas as pd
-
     names, reference = pd.Index(var_names), pd.Index(reference_names)
     if names.equals(reference):
         return None

@@ -98,7 +98,7 @@ def scan(matrix, batch_codes: np.ndarray, n_batch: int, mask=None) -> Scan:
     return Scan(measured=measured, feature_totals=feature_totals, nonzero=nonzero, **found)
 
 
-def name_some(names: pd.Index, rows: np.ndarray, most: int = 3) -> str:
-    """The first few names of `rows`, for an error message."""
-    shown = ", ".join(repr(name) for name in names[rows[:most]])
-    return shown + (f" and {len(rows) - most} more" if len(rows) > most else "")
+def name_some(names: pd.Index, rows: np.ndarray) -> str:
+    """The first three names of `rows`, for an error message."""
+    shown = ", ".join(repr(name) for name in names[rows[:3]])
+    return shown + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+# What is kept of a modality as the reference has it.
+OF_REFERENCE = ("profile", "total", "detection", "n_measured", "trained_panels")
+
+
 def _lacks(modality: str, names: np.ndarray, lacking: np.ndarray) -> ValueError:
     return ValueError(
         f"Modality {modality!r} lacks {lacking.sum()} of the {len(names)} features the model was "
@@ -91,8 +95,7 @@ class MosaicManager(AnnDataManager):
         panel = np.ones((len(batches), len(names)), dtype=bool)
         kept = {}
         if source is not None:
-            kept = {key: source[key] for key in ("profile", "total", "detection", "n_measured")}
-            kept["trained_panels"] = source.get("trained_panels", source["panel"])
+            kept = {key: source[key] for key in OF_REFERENCE}
             # A query's own panel of a known batch is no news for the next query.
             known = source.get("known_panel", source["panel"])
             panel[: len(known)] = known if query else source["panel"]

@@ -99,7 +99,7 @@ def read_model_file(path: Path, device: str | torch.device = "cpu") -> dict:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by mumask.")
-    if not {"version", "class", "attributes", "registry", WEIGHTS} <= set(content):
+    if not {"version", "class", "attributes", "registry", WEIGHTS, "with_data"} <= set(content):
         raise ValueError(f"{path} is not a complete mumask model: parts of it are missing.")
     if content["version"] > FORMAT_VERSION:
         raise ValueError(
@@ -295,7 +295,7 @@ class SaveLoadMixin(BaseModelClass):
         content = cls._read(folder, prefix, device)
         saved_data = folder / f"{prefix or ''}{DATA_FILE}"
         # Beside a model saved over another one may lie the data of that.
-        if adata is None and content.get("with_data", True) and saved_data.is_file():
+        if adata is None and content["with_data"] and saved_data.is_file():
             with keep_order():
                 adata = mudata.read_h5mu(saved_data)
         registry, attributes = content["registry"], content["attributes"]

@@ -34,8 +34,7 @@ class ModalitySpecsMixin(AccessMixin):
             if len(set(hidden)) == len(names) and len(self.modalities) == 1:
                 raise ValueError("`held_out` hides every feature: nothing is left to encode.")
             panel = np.asarray(state["panel"], dtype=bool)
-            known = np.asarray(state.get("trained_panels", panel), dtype=bool)
-            known = {one.tobytes() for one in known}
+            known = {one.tobytes() for one in np.asarray(state["trained_panels"], dtype=bool)}
             specs[modality] = ModalitySpec(
                 n_features=len(names),
                 likelihood=state["likelihood"],

@@ -190,12 +190,12 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                 )
         before = attributes.get("mapped_") or {}
         unknown, narrow = model._new_batches(registry)
-        unknown = sorted({*before.get("unknown", before.get("new_batches", [])), *unknown})
+        unknown = sorted({*before.get("unknown", []), *unknown})
         model.mapped_ = {
             "known": known,
             "unfrozen": list(unfrozen),
             "unknown": unknown,
-            "new_batches": sorted({*unknown, *narrow}),
+            "refined": sorted({*unknown, *narrow}),
         }
         model._apply_mapping()
         model.is_trained_ = True
@@ -235,7 +235,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         """Freeze what is the reference's, and tell the module which cells are the query's."""
         self._freeze(self.mapped_["known"], self.mapped_["unfrozen"])
         refined = torch.zeros(len(self.batches), dtype=torch.bool)
-        refined[self.mapped_.get("refined", self.mapped_.get("new_batches", []))] = True
+        refined[self.mapped_["refined"]] = True
         self.module.query_batches = refined
         if "refine_steps" in self.mapped_:
             self.module.refine_steps = self.mapped_["refine_steps"]

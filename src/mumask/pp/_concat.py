@@ -12,11 +12,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import PANEL_KEY, category_name, native, recorded_panels
+from mumask.data import PANEL_KEY, category_name, keep_order, native, recorded_panels
 
 from ._columns import bring_up, writable
-from ._mudata import make_mudata
-from ._panels import record_panels
 
 logger = logging.getLogger("mumask")
 
@@ -95,7 +93,8 @@ def concat_batches(
     for name in names:
         members = {batch: by_mod[name] for batch, by_mod in parts.items() if name in by_mod}
         merged[name] = _merge(name, members, prefix)
-    mdata = make_mudata(merged)
+    with keep_order():
+        mdata = MuData(merged)
     cells = {b: _cells(b, by_mod, prefix) for b, by_mod in parts.items()}
     owner = pd.Series({cell: batch for batch, index in cells.items() for cell in index})
     mdata.obs[batch_key] = pd.Categorical(owner.reindex(mdata.obs_names), categories=list(parts))
@@ -212,7 +211,7 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
     merged.obs = merged.obs.apply(writable)
     _make_obsm_writable(merged)
     merged.var = _features([adata.var for adata in members.values()], union)
-    merged.varm[PANEL_KEY] = record_panels(measured, union, list(members))
+    merged.varm[PANEL_KEY] = pd.DataFrame(measured.T, union, list(members))
     for batch, row in zip(members, measured, strict=True):
         if not row.all():
             logger.info(

@@ -12,12 +12,6 @@ from mudata import MuData
 from mumask.data import category_names, check_is_mosaic, keep_order, kind_of_name
 
 
-def make_mudata(modalities: Mapping[str, AnnData]) -> MuData:
-    """MuData of the modalities, without columns at the top."""
-    with keep_order():
-        return MuData(dict(modalities))
-
-
 def copy_mudata(mdata: MuData) -> MuData:
     """Data of its own."""
     with keep_order():

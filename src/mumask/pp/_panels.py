@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from mudata import MuData
 
@@ -57,8 +56,3 @@ def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str
             for batch in batches
         }
     return {name: by_batch for name, by_batch in found.items() if by_batch}
-
-
-def record_panels(measured: np.ndarray, names: pd.Index, batches: list[str]) -> pd.DataFrame:
-    """The table to keep: `measured` is boolean, batches x features."""
-    return pd.DataFrame(measured.T, index=names, columns=batches)

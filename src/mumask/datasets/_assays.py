@@ -1,7 +1,7 @@
 """What each simulated assay measures of a cell: expected values and sparse counts.
 
-An assay is one class with three methods and one entry in :data:`ASSAYS`:
-``depths`` (size factor per cell), ``expected`` (noise-free values) and ``counts`` (a CSR draw).
+An assay is one class with two methods and one entry in :data:`ASSAYS`: ``expected`` (noise-free
+values) and ``counts`` (a CSR draw).
 All of them read the same latent, so that the modalities of one cell agree.
 """
 
@@ -54,16 +54,20 @@ def poisson_csr(rng, rate):
     return sp.csr_matrix((data, columns, indptr), shape=rate.shape)
 
 
-def _sizes(rng, batch, n_batches, spread, batch_spread):
-    """Log-normal size factors around 1, with one further factor per batch."""
-    factor = np.exp(rng.normal(0, batch_spread, n_batches))[batch]
-    return (factor * np.exp(rng.normal(0, spread, len(batch)))).astype(np.float32)
+class _Assay:
+    """What all have: `spread` of the depth between cells, `batch_spread` of that between batches."""
+
+    def depths(self, rng, batch, n_batches):
+        """Log-normal size factors around 1 of the cells, with one further factor per batch."""
+        factor = np.exp(rng.normal(0, self.batch_spread, n_batches))[batch]
+        return (factor * np.exp(rng.normal(0, self.spread, len(batch)))).astype(np.float32)
 
 
-class RNA:
+class RNA(_Assay):
     """Gene counts: negative binomial around (library size x programme shares)."""
 
     counts_per_gene = 0.35  # median library size / genes: about 90 % zeros
+    spread = 0.45
 
     def __init__(self, rng, n_features, z, n_batches, strength):
         self.n_features = n_features
@@ -75,10 +79,6 @@ class RNA:
         self.library = self.counts_per_gene * n_features
         self.theta = rng.lognormal(np.log(2), 0.4, n_features).astype(np.float32)
         self.batch_spread = 0.3 * strength
-
-    def depths(self, rng, batch, n_batches):
-        """Relative library size per cell."""
-        return _sizes(rng, batch, n_batches, 0.45, self.batch_spread)
 
     def expected(self, z, batch=None, depth=1.0):
         """Expected counts [n, F]; without `batch` and `depth` those of an average clean cell."""
@@ -94,10 +94,11 @@ class RNA:
         return poisson_csr(rng, rate if measured is None else rate * measured)
 
 
-class Protein:
+class Protein(_Assay):
     """Antibody counts: every protein is background or foreground in a cell, both overdispersed."""
 
     theta = 5.0
+    spread = 0.3
 
     def __init__(self, rng, n_features, z, n_batches, strength):
         self.n_features = n_features
@@ -116,10 +117,6 @@ class Protein:
         # ambient antibody and staining efficiency differ between runs, for either state
         self.shift = rng.normal(0, 0.5 * strength, (2, n_batches, n_features)).astype(np.float32)
         self.batch_spread = 0.3 * strength
-
-    def depths(self, rng, batch, n_batches):
-        """Relative staining depth per cell."""
-        return _sizes(rng, batch, n_batches, 0.3, self.batch_spread)
 
     def _states(self, z, batch, depth):
         """Probability of foreground and the expected counts in background and in foreground."""
@@ -145,10 +142,11 @@ class Protein:
         return poisson_csr(rng, rate if measured is None else rate * measured)
 
 
-class ATAC:
+class ATAC(_Assay):
     """Open chromatin: a peak reads 1 when at least one of its Poisson fragments was caught."""
 
     density = 0.03  # share of peaks seen per cell
+    spread = 0.4
 
     def __init__(self, rng, n_features, z, n_batches, strength):
         self.n_features = n_features
@@ -161,10 +159,6 @@ class ATAC:
         for _ in range(5):  # a fixed point, because a peak cannot be more than open
             self.eta.coef[0] -= np.log(self.expected(some).mean() / self.density)
         self.batch_spread = 0.25 * strength
-
-    def depths(self, rng, batch, n_batches):
-        """Relative number of fragments per cell."""
-        return _sizes(rng, batch, n_batches, 0.4, self.batch_spread)
 
     def _fragments(self, z, batch, depth):
         rate = self.eta(z, batch)

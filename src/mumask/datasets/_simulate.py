@@ -117,7 +117,7 @@ def simulate_mosaic(
         # one stream per modality: leaving one out does not change the others
         rng = np.random.default_rng([seed, 1 + list(ASSAYS).index(mod)])
         assay = ASSAYS[mod](rng, n_features[mod], z, len(batches), batch_strength)
-        names = _feature_names(mod, n_features[mod])
+        names = pd.Index([f"{_FEATURE_NAME[mod]}{i}" for i in range(n_features[mod])])
         panel = _panel(rng, mod, names, batches, panels)
         has = np.array([mod in mods for mods in batches.values()])
         rows = rng.permutation(np.flatnonzero(has[batch]))
@@ -243,10 +243,6 @@ def _expected(assay, z):
     for rows in _chunks(*values.shape):
         values[rows] = assay.expected(z[rows])
     return values
-
-
-def _feature_names(mod, n):
-    return pd.Index([f"{_FEATURE_NAME[mod]}{i}" for i in range(n)])
 
 
 def _panel(rng, mod, names, batches, panels):

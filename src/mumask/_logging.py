@@ -29,7 +29,7 @@ def _root_is_silent(_) -> bool:
     return not logging.getLogger().handlers
 
 
-def setup_logging(level: int = logging.INFO) -> None:
+def setup_logging() -> None:
     """Show messages of the "mumask" logger, as scvi-tools does with its own.
 
     Nothing happens if the logger already has a handler, and nothing is shown twice: handlers of
@@ -50,4 +50,4 @@ def setup_logging(level: int = logging.INFO) -> None:
         handler = _PlainHandler()
     handler.addFilter(_root_is_silent)
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(logging.INFO)

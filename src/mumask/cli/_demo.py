@@ -14,6 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from mumask import MaskedVAE, datasets, metrics, pl
+from mumask.pl._embedding import umap
 
 from ._files import check_output, write, write_mudata
 from ._session import InputError, fit, say, session, set_seed, set_threads
@@ -66,14 +67,14 @@ def demo(
         set_seed(seed)
         model = MaskedVAE(mdata)
         fit(model, max_epochs)
-        before = zero_filled_pca(mdata, seed=seed)
+        before = zero_filled_pca(mdata, seed)
         mdata.obsm["X_mumask"] = model.get_latent_representation()
         complete = model.impute()
-        mdata.obsm["X_umap"] = _umap(mdata.obsm["X_mumask"], seed)
+        mdata.obsm["X_umap"] = umap(mdata.obsm["X_mumask"], seed)
 
         table = pd.concat([_integration(mdata, before), _imputation(mdata, complete, truth)])
         write(output / "metrics.csv", lambda path: table.to_csv(path, index=False))
-        _draw(output, mdata, model, _umap(before, seed), complete, truth)
+        _draw(output, mdata, model, umap(before, seed), complete, truth)
         write_mudata(mdata, output / "integrated.h5mu")
         _show(table)
         say(f"\n{output}/ after {time.perf_counter() - start:.0f} s:")
@@ -89,7 +90,7 @@ def demo(
             say(f"  {name:20} {what}")
 
 
-def zero_filled_pca(mdata: MuData, n_components: int = 20, seed: int = 0) -> np.ndarray:
+def zero_filled_pca(mdata: MuData, seed: int) -> np.ndarray:
     """What one does without a mosaic model: normalise, put zeros for what is missing, PCA."""
     from sklearn.decomposition import PCA
 
@@ -100,17 +101,7 @@ def zero_filled_pca(mdata: MuData, n_components: int = 20, seed: int = 0) -> np.
         block = np.zeros((mdata.n_obs, adata.n_vars), dtype=np.float32)
         block[mdata.obs_names.get_indexer(adata.obs_names)] = counts
         blocks.append(block / np.sqrt(block.var(0).sum()))  # modalities weigh the same
-    return PCA(n_components, random_state=seed).fit_transform(np.hstack(blocks))
-
-
-def _umap(latent: np.ndarray, seed: int) -> np.ndarray:
-    import scanpy as sc
-
-    shell = AnnData(obs=pd.DataFrame(index=np.arange(len(latent)).astype(str)))
-    shell.obsm["latent"] = latent
-    sc.pp.neighbors(shell, use_rep="latent", random_state=seed)
-    sc.tl.umap(shell, random_state=seed)
-    return shell.obsm["X_umap"]
+    return PCA(20, random_state=seed).fit_transform(np.hstack(blocks))
 
 
 def _integration(mdata: MuData, before: np.ndarray) -> pd.DataFrame:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -70,11 +69,10 @@ def check_output(path: Path, overwrite: bool, suffix: str | None = ".h5mu") -> N
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-@contextmanager
-def scratch_beside(path: Path) -> Iterator[Path]:
-    """Name of a scratch file in the folder of `path` that takes its place at the end.
+def write(path: Path, how: Callable[[Path], object]) -> None:
+    """Write one file by `how`, a function of the path of a scratch file that then takes its place.
 
-    An error inside leaves `path` as it was and nothing beside it.
+    An error leaves `path` as it was and nothing beside it.
     """
     handle, name = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}"
@@ -82,7 +80,7 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     os.close(handle)
     scratch = Path(name)
     try:
-        yield scratch
+        how(scratch)
         with scratch.open("rb") as file:  # on the disk before the name points to it
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -91,12 +89,6 @@ def scratch_beside(path: Path) -> Iterator[Path]:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def write(path: Path, how: Callable[[Path], object]) -> None:
-    """Write one file by `how`, a function that takes its (scratch) path."""
-    with scratch_beside(path) as scratch:
-        how(scratch)
 
 
 def write_mudata(mdata: MuData, path: Path) -> None:

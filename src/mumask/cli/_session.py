@@ -142,7 +142,7 @@ def fit(model, max_epochs: int | None) -> None:
     )
 
 
-def say(text: str = "") -> None:
+def say(text: str) -> None:
     """A line for the user, on standard output."""
     typer.echo(text)
     sys.stdout.flush()

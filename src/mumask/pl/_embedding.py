@@ -62,7 +62,7 @@ def embedding_panels(
     color = [color] if isinstance(color, str) else list(color)
     if missing := [key for key in color if key not in obs]:
         raise KeyError(f"Not in obs: {missing}; it has {list(obs)}.")
-    places = [_umap(_latent(z, data, len(obs)), n_neighbors, seed) for z in (before, after)]
+    places = [umap(_latent(z, data, len(obs)), seed, n_neighbors) for z in (before, after)]
     figure, grid = plt.subplots(
         len(color),
         2,
@@ -117,7 +117,7 @@ def _latent(latent, data, n):
 
 
 @torch_threads_kept()
-def _umap(latent, n_neighbors, seed):
+def umap(latent, seed, n_neighbors=15):
     """Places [n, 2]; NaN where the latent has a NaN."""
     if latent.shape[1] == 2:
         return latent

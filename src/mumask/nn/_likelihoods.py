@@ -40,7 +40,6 @@ class CountLikelihood(nn.Module):
 
     def __init__(self, n_features: int):
         super().__init__()
-        self.n_features = n_features
 
     def log_mean(
         self,
@@ -66,7 +65,7 @@ class CountLikelihood(nn.Module):
         Of all features, or of those whose numbers are in `features`. Features outside of the mask
         are expected beside them: this is what imputes a panel.
         """
-        return self.log_mean(raw[:, : self.n_features], total, mask, features).exp()
+        return self.log_mean(raw, total, mask, features).exp()
 
     def nll(
         self,

@@ -194,20 +194,13 @@ class CrossAttentionMAEModule(
         """Whether tokens are hidden and predicted: in training, and in its validation."""
         return self.training or self.validating
 
-    def hidden_shares(self) -> tuple[float, float]:
-        """Shares of tokens and of cells (whole modalities) to hide now; none outside training."""
-        return self.shares_of_stage() if self.hiding else (0.0, 0.0)
-
     def shares_of_stage(self) -> tuple[float, float]:
-        """What training hides in this stage, whether the module is training now or not."""
+        """Shares of tokens and of cells (whole modalities) that training hides in this stage."""
         if self.stage == "pretrain":
             return self.mask_ratio, self.modality_dropout
         return self.finetune_mask_ratio, self.finetune_modality_dropout
 
     # Encoding
-
-    def _get_inference_input(self, tensors, full_forward_pass: bool = False) -> dict:
-        return {"tensors": tensors}
 
     def _get_generative_input(self, tensors, inference_outputs) -> dict:
         return {
@@ -244,7 +237,7 @@ class CrossAttentionMAEModule(
             the modalities of which random panels are shown.
         """
         presence = tensors[keys.PRESENCE]
-        ratio, dropout = self.hidden_shares()
+        ratio, dropout = self.shares_of_stage() if self.hiding else (0.0, 0.0)
         if source is None:
             source = drop_modalities(presence, dropout) if dropout else presence
         else:

@@ -221,9 +221,6 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
 
     # Steps 1 to 4
 
-    def _get_inference_input(self, tensors, full_forward_pass: bool = False) -> dict:
-        return {"tensors": tensors}
-
     def _get_generative_input(self, tensors, inference_outputs) -> dict:
         return {
             "tensors": tensors,

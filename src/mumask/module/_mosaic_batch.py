@@ -45,6 +45,9 @@ class MosaicBatch:
             visible = panels.new_ones(len(self.rows_of(tensors, modality)), panels.shape[1])
         return through_panels(visible, panels)
 
+    def _get_inference_input(self, tensors, full_forward_pass: bool = False) -> dict:
+        return {"tensors": tensors}
+
     def rows_of(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor:
         """Cells of the minibatch that have the modality, shape ``(n_m,)``."""
         return tensors[keys.PRESENCE][:, self.names.index(modality)].nonzero().squeeze(1)

@@ -60,16 +60,21 @@ Seeds = Annotated[list[int], typer.Option(help="Seeds, such as 0 1 2.")]
 Threads = Annotated[int, typer.Option(help="Threads of every run.")]
 
 
+def _folder(data: Path | None) -> Path:
+    if data is None:
+        raise typer.BadParameter("name the folder with the data sets: --data DIR, or MUMASK_DATA")
+    return data.resolve()
+
+
 def where(data: Path | None, scorer: Path | None):
     """Data folder and loaded scorer."""
     from .runs import load_scorer
 
-    if data is None:
-        raise typer.BadParameter("name the folder with the data sets: --data DIR, or MUMASK_DATA")
-    scorer = scorer or data.resolve().parent / "evaluate.py"
+    data = _folder(data)
+    scorer = scorer or data.parent / "evaluate.py"
     if not scorer.is_file():
         raise typer.BadParameter(f"there is no file {scorer}; name the scores with --scorer FILE")
-    return data.resolve(), load_scorer(scorer)
+    return data, load_scorer(scorer)
 
 
 @app.command(cls=Several)
@@ -194,9 +199,7 @@ def speed(
     """Training and inference in cells per second beside the peers, in turns on one machine."""
     from .studies.speed import compare
 
-    if data is None:
-        raise typer.BadParameter("name the folder with the data sets: --data DIR, or MUMASK_DATA")
-    compare(data.resolve(), out or RESULTS / "speed.jsonl", repeats, methods)
+    compare(_folder(data), out or RESULTS / "speed.jsonl", repeats, methods)
 
 
 @app.command(cls=Several)
@@ -204,9 +207,7 @@ def roofline(data: Data = None, out: Out = None) -> None:
     """How near a training step of MaskedVAE comes to what the machine can do."""
     from .studies.roofline import measure
 
-    if data is None:
-        raise typer.BadParameter("name the folder with the data sets: --data DIR, or MUMASK_DATA")
-    measure(data.resolve(), out or RESULTS / "roofline.jsonl")
+    measure(_folder(data), out or RESULTS / "roofline.jsonl")
 
 
 @app.command(cls=Several)

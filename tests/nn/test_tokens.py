@@ -118,7 +118,7 @@ def test_missing_features_differ_from_average_ones():
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_hidden_and_unmeasured_values_do_not_reach_visible_tokens(transform):
     torch.manual_seed(0)
-    encoder = TokenEncoder(30, 8, 4, 1, 2, 0.0, 2.0, transform, 1.0, 0)
+    encoder = TokenEncoder(30, 8, 4, 1, 2, 0.0, 2.0, transform, 0)
     x = torch.poisson(torch.full((6, 30), 3.0))
     encoder.norm.fit(lambda: [(x, None)])
     measured = torch.rand(6, 30) < 0.8
@@ -134,7 +134,7 @@ def test_hidden_and_unmeasured_values_do_not_reach_visible_tokens(transform):
 def test_tokens_that_all_cells_lack_are_left_out():
     """A cell is encoded as it is beside cells that lack nothing."""
     torch.manual_seed(0)
-    encoder = TokenEncoder(30, 8, 4, 1, 2, 0.0, 2.0, "identity", 1.0, 0)
+    encoder = TokenEncoder(30, 8, 4, 1, 2, 0.0, 2.0, "identity", 0)
     x, measured = torch.randn(6, 30), torch.ones(6, 30, dtype=torch.bool)
     measured[:3, encoder.tokens.members[:2].flatten()] = False
 

@@ -79,12 +79,12 @@ class CrossAttentionMAEModule(
     max_tokens, token_size
         Features are grouped into at most `max_tokens` tokens per modality, or, by modality, into
         tokens of `token_size` features.
-    mask_ratio, finetune_mask_ratio
-        Share of tokens hidden from the encoder in stage 1, and in fine-tuning (augmentation).
-    modality_dropout, finetune_modality_dropout
-        Share of training cells of which random modalities (never all) are hidden entirely, and all
-        of them predicted. This is what teaches the projections that stand in for an absent
-        modality, and to generate it.
+    mask_ratio
+        Share of tokens hidden from the encoder in stage 1.
+    modality_dropout
+        Share of the cells of stage 1 of which random modalities (never all) are hidden entirely,
+        and all of them predicted. This is what teaches the projections that stand in for an
+        absent modality, and to generate it.
     decoder_context
         What decoders read: ``"cell"``, only the joint embedding (a bottleneck, so that stage 1
         trains the embedding itself), or ``"tokens"``, the fused visible tokens too (the paper).
@@ -93,8 +93,6 @@ class CrossAttentionMAEModule(
         ``"random"`` one of them, all others being predicted, or a cell's ``"own"``.
     fusion, distinctive
         ``"attention"`` or ``"addition"``, with or without the residual I: the paper's ablations.
-    power
-        Standardisation of the inputs, see :class:`~mumask.nn.InputNorm`.
     whiten
         Starting point of the embedding (:meth:`start_from_axes`): 0 keeps the relative variances
         of principal components, 1 gives them equal ones.
@@ -123,14 +121,11 @@ class CrossAttentionMAEModule(
         max_tokens: int = 16,
         token_size: Mapping[str, int] | None = None,
         mask_ratio: float = 0.15,
-        finetune_mask_ratio: float = 0.0,
         modality_dropout: float = 0.5,
-        finetune_modality_dropout: float = 0.0,
         decoder_context: Literal["cell", "tokens"] = "cell",
         input_panel: Literal["random", "own"] = "random",
         fusion: Literal["attention", "addition"] = "attention",
         distinctive: bool = True,
-        power: float = 1.0,
         whiten: float = 0.0,
         balance: float = 0.0,
         head: Mapping | None = None,
@@ -139,9 +134,7 @@ class CrossAttentionMAEModule(
         super().__init__()
         self.names = list(modalities)
         self.n_classes, self.n_latent = n_classes, n_latent
-        self.mask_ratio, self.finetune_mask_ratio = mask_ratio, finetune_mask_ratio
-        self.modality_dropout = modality_dropout
-        self.finetune_modality_dropout = finetune_modality_dropout
+        self.mask_ratio, self.modality_dropout = mask_ratio, modality_dropout
         self.decoder_context = decoder_context
         self.whiten = whiten
         self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
@@ -160,7 +153,6 @@ class CrossAttentionMAEModule(
                 n_encoder_layers,
                 **block,
                 transform=kind,
-                power=power,
                 seed=seed + number,
             )
             self.decoders[name] = TokenDecoder(
@@ -191,14 +183,8 @@ class CrossAttentionMAEModule(
 
     @property
     def hiding(self) -> bool:
-        """Whether tokens are hidden and predicted: in training, and in its validation."""
-        return self.training or self.validating
-
-    def shares_of_stage(self) -> tuple[float, float]:
-        """Shares of tokens and of cells (whole modalities) that training hides in this stage."""
-        if self.stage == "pretrain":
-            return self.mask_ratio, self.modality_dropout
-        return self.finetune_mask_ratio, self.finetune_modality_dropout
+        """Whether tokens are hidden and predicted: in stage 1, and in its validation."""
+        return self.stage == "pretrain" and (self.training or self.validating)
 
     # Encoding
 
@@ -237,11 +223,13 @@ class CrossAttentionMAEModule(
             the modalities of which random panels are shown.
         """
         presence = tensors[keys.PRESENCE]
-        ratio, dropout = self.shares_of_stage() if self.hiding else (0.0, 0.0)
-        if source is None:
-            source = drop_modalities(presence, dropout) if dropout else presence
-        else:
+        ratio = self.mask_ratio if self.hiding else 0.0
+        if source is not None:
             source, ratio = source & presence, 0.0
+        elif self.hiding and self.modality_dropout:
+            source = drop_modalities(presence, self.modality_dropout)
+        else:
+            source = presence
         embedded = self.embed(tensors, source, ratio)
         corrected = (embedded.z - self.latent_mean) / self.latent_scale
         read = None if self.classifier is None else self.head_input(corrected, source)
@@ -270,7 +258,7 @@ class CrossAttentionMAEModule(
             values ``(n_m, t, G)`` for the cells that have it, of the tokens hidden by `masks`, or
             of all where only some features were `seen`.
         """
-        if self.stage == "finetune" and self.hiding:
+        if self.stage == "finetune" and (self.training or self.validating):
             return {"hidden": None, "predictions": {}}
         hidden = self.what_decoders_read(z, covariates, fused)
         predictions = {}

@@ -56,7 +56,7 @@ class MAEEncoding:
         """
         embedded = self.encode_tokens(tensors, source, ratio)
         lacking = {}
-        if not (self.hiding and self.stage == "pretrain"):
+        if not self.hiding:
             lacking = self.what_is_lacking(tensors)
         for _ in range(ROUNDS if lacking else 0):
             with torch.no_grad():
@@ -91,7 +91,7 @@ class MAEEncoding:
         for column, name in enumerate(self.names):
             encoder, rows = self.encoders[name], self.rows_of(tensors, name)
             x, measured = as_dense(tensors[keys.values_key(name)]), self.measured(tensors, name)
-            if self.hiding and self.stage == "pretrain":
+            if self.hiding:
                 visible = self.through_random_panel(tensors, name, measured)
                 if visible is not measured:
                     measured = seen[name] = visible
@@ -103,7 +103,7 @@ class MAEEncoding:
             )
             masks[name], shown = mask, source[rows, column]
             if not shown.all():
-                if self.hiding and self.stage == "pretrain":
+                if self.hiding:
                     # To be predicted, all of it: what a cell lacks for the user is decoded so.
                     masks[name] = mask.hiding(~shown)
                 rows, x, mask = rows[shown], x[shown], mask.rows(shown)

@@ -165,7 +165,7 @@ class MAEPreparation:
         if stage == "finetune":
             self.finetuned.fill_(True)
         used = {"fusion"}
-        hides = self.shares_of_stage()[1] > 0
+        hides = stage == "pretrain" and self.modality_dropout > 0
         for column, name in enumerate(self.names):
             if presence[:, column].any():
                 used |= {f"encoders.{name}"}

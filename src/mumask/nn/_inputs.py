@@ -30,8 +30,8 @@ class InputNorm(nn.Module):
     ``binary`` x > 0.
     ``identity`` x as it is.
 
-    Values are then centred and divided by the training standard deviation to the ``power``,
-    clipped to +-10, and 0 (the training mean) where not measured.
+    Values are then centred and divided by the training standard deviation, clipped to +-10, and 0
+    (the training mean) where not measured.
 
     Parameters
     ----------
@@ -39,16 +39,13 @@ class InputNorm(nn.Module):
         F.
     transform
         One of the names above.
-    power
-        1 gives every feature unit variance, 0 leaves variances as they are (relative to the mean
-        standard deviation of the modality), as PCA on log values would.
     """
 
-    def __init__(self, n_features: int, transform: str = "log1p", power: float = 1.0):
+    def __init__(self, n_features: int, transform: str = "log1p"):
         super().__init__()
         if transform not in TRANSFORMS:
             raise ValueError(f"Unknown input transform {transform!r}; choose from {TRANSFORMS}.")
-        self.transform, self.power = transform, power
+        self.transform = transform
         # base: share of the counts (log1p, tfidf) or geometric mean of 1 + x (clr) of each feature.
         level = 1.0 / n_features if transform in ("log1p", "tfidf") else 1.0
         self.register_buffer("base", torch.full((n_features,), level))
@@ -166,7 +163,7 @@ class InputNorm(nn.Module):
         deviation = (squares / count - mean**2).clamp(min=0).sqrt()
         typical = deviation[deviation > 0].mean() if bool((deviation > 0).any()) else 1.0
         # The floor keeps a feature seen in a handful of cells from being blown up.
-        relative = (deviation / typical).clamp(min=0.05) ** self.power
+        relative = (deviation / typical).clamp(min=0.05)
         self.mean.copy_(mean)
         self.scale.copy_(relative * typical)
 

@@ -26,7 +26,7 @@ class TokenEncoder(nn.Module):
         Features per token.
     n_layers, n_heads, dropout, mlp_ratio
         Of the transformer blocks.
-    transform, power
+    transform
         See :class:`~mumask.nn.InputNorm`.
     seed
         Seed of the feature grouping.
@@ -42,11 +42,10 @@ class TokenEncoder(nn.Module):
         dropout: float,
         mlp_ratio: float,
         transform: str,
-        power: float,
         seed: int,
     ):
         super().__init__()
-        self.norm = InputNorm(n_features, transform, power)
+        self.norm = InputNorm(n_features, transform)
         self.tokens = FeatureTokens(n_features, n_embed, token_size, seed)
         self.blocks = nn.ModuleList(
             SelfBlock(n_embed, n_heads, dropout, mlp_ratio) for _ in range(n_layers)

@@ -5,6 +5,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typer.testing import CliRunner
 
 from mumask import MaskedVAE, datasets
@@ -185,6 +186,21 @@ def test_a_crash_in_training_leaves_nothing(source, monkeypatch):
     output, result = integrate(source, "--batch-key", "batch", code=1)
     assert "AssertionError" in only_line(result)
     assert os.listdir(source.parent) == ["in.h5mu"]
+
+
+@pytest.mark.parametrize(
+    ("signal", "code"), [(KeyboardInterrupt, 130), (SystemExit, 130), (SIGTERMException, 143)]
+)
+def test_an_interrupted_run_is_no_success(source, monkeypatch, signal, code):
+    def stopped(self, **_):
+        print("Exception raised during training.")  # as scvi-tools does
+        raise signal
+
+    monkeypatch.setattr(MaskedVAE, "train", stopped)
+    output, result = integrate(source, code=code)
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == "error: interrupted"
+    assert not output.exists() and not left_beside(output)
 
 
 def test_permissions_are_those_of_any_file(tmp_path):

@@ -303,3 +303,27 @@ def test_several_devices_however_they_are_named(devices, strategy):
     arguments = {"devices": devices}
     allow_unused_weights(arguments)
     assert arguments.get("strategy") == strategy
+
+
+# Labels that changed
+
+
+def test_renamed_labels_are_said_before_they_are_forgotten(mosaic, fit, attention):
+    vae = fit(mosaic, epochs=2, setup={"labels_key": "some_labels"})
+    attention.train(max_epochs=0)
+    before = vae.predict()
+    kept = mosaic.obs["some_labels"].copy()
+    mosaic.obs["some_labels"] = kept.replace({"type1": "T cells"})
+    said = r"Labels \['T cells'\] of 'some_labels' are not among the classes"
+    with pytest.warns(UserWarning, match=said):
+        vae.train(max_epochs=1, **QUIET)
+    with pytest.warns(UserWarning, match=said):
+        attention.finetune(head_steps=5)
+    mosaic.obs["some_labels"] = kept.where(kept == "Unknown", "my " + kept)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="No cell has a label"):
+        vae.train(max_epochs=1, **QUIET)
+    mosaic.obs["some_labels"] = "Unknown"
+    for learn in (vae.train, attention.finetune):
+        with pytest.raises(ValueError, match="No cell has a label"):
+            learn(max_epochs=1, **QUIET)
+    assert list(vae.predict().cat.categories) == list(before.cat.categories)

@@ -66,7 +66,7 @@ def demo(
         set_threads(1, 0)
         set_seed(seed)
         model = MaskedVAE(mdata)
-        fit(model, max_epochs)
+        fit(model.train, max_epochs)
         before = zero_filled_pca(mdata, seed)
         mdata.obsm["X_mumask"] = model.get_latent_representation()
         complete = model.impute()

@@ -59,7 +59,11 @@ def integrate(
     ] = None,
     max_epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data; by default what the model needs."),
+        typer.Option(
+            min=1,
+            help="Passes over the data; by default what the model needs. Fine-tuning of a preset "
+            "comes on top.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")] = 0,
     threads: Annotated[
@@ -120,9 +124,9 @@ def integrate(
             set_threads(threads, sum(mdata[name].n_vars for name in used))
             set_seed(seed)
             model = chosen(mdata, preset=preset)
-        fit(model, max_epochs)
+        fit(model.train, max_epochs)
         if labels_key is not None and chosen is MODELS["CrossAttentionMAE"]:
-            model.finetune()
+            fit(model.finetune)
         mdata.obsm["X_mumask"] = model.get_latent_representation()
         if labels_key is not None:
             mdata.obs["mumask_label"] = model.predict()

@@ -60,7 +60,7 @@ def map_query(
             model = model_of(reference).load_query_data(mdata, reference)
         set_threads(threads, sum(len(model.feature_names(name)) for name in model.modalities))
         if max_epochs:
-            fit(model, max_epochs)
+            fit(model.train, max_epochs)
         mdata.obsm["X_mumask"] = model.get_latent_representation()
         added = 'obsm["X_mumask"]'
         if model.known_types_ is not None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import scvi
 import torch
 import typer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from threadpoolctl import threadpool_limits
@@ -27,7 +28,10 @@ class InputError(Exception):
 
 @contextmanager
 def session(debug: bool) -> Iterator[None]:
-    """Turn errors into one line on standard error: exit code 2 for the input, 1 for the run."""
+    """Turn errors into one line on standard error: exit code 2 for the input, 1 for the run.
+
+    A run that was interrupted ends as the shell says of the signal: 130 or 143.
+    """
     if not debug:
         _silence_libraries()
     try:
@@ -37,6 +41,11 @@ def session(debug: bool) -> Iterator[None]:
             raise
         typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the latter of both signals
+        if debug:
+            raise
+        typer.echo("error: interrupted", err=True)
+        raise typer.Exit(143 if isinstance(error, SIGTERMException) else 130) from error
 
 
 @contextmanager
@@ -132,14 +141,15 @@ def set_seed(seed: int) -> None:
     scvi.settings.seed = seed
 
 
-def fit(model, max_epochs: int | None) -> None:
-    """Train with the progress bar of the command line."""
-    model.train(
-        max_epochs=max_epochs,
-        callbacks=[ProgressBar()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+def fit(train: Callable, max_epochs: int | None = None) -> None:
+    """Run a method that trains, with the progress bar of the command line."""
+    with redirect_stdout(sys.stderr):  # scvi-tools prints an error to standard output, for results
+        train(
+            max_epochs=max_epochs,
+            callbacks=[ProgressBar()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
 
 
 def say(text: str) -> None:

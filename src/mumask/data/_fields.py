@@ -176,6 +176,10 @@ class CategoricalField(MosaicField):
             self._check_known(sorted(set(column[codes < 0])), categories)
         return codes.astype(np.int64)
 
+    def unknown(self, mdata: MuData, state_registry: dict) -> list[str]:
+        """Names in the column of data that are no category."""
+        return sorted(set(self._new_column(mdata)) - set(state_registry[MAPPING]))
+
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of categories; the unlabelled one does not count."""
         n = len(state_registry[MAPPING]) - (self.unlabeled_category is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -61,6 +62,31 @@ class LabelFittingMixin(CalibrationMixin):
             self.module.eval()
 
         return fit_without
+
+    def _labels_to_learn(self) -> np.ndarray:
+        """Codes of the labels of the data, of which at least one is a class of the model."""
+        if keys.LABELS not in self.registry_["field_registries"]:
+            raise ValueError(
+                "There are no labels to learn: register them with setup_mudata(labels_key=...)."
+            )
+        state = self._state(keys.LABELS)
+        (field,) = (f for f in self.adata_manager.fields if f.registry_key == keys.LABELS)
+        strange = field.unknown(self.adata, state)
+        if strange:
+            warnings.warn(
+                f"Labels {strange} of {state['original_key']!r} are not among the classes of the "
+                f"model, {self.classes}: their cells count as unlabelled. Make a new model to "
+                "learn them.",
+                UserWarning,
+                stacklevel=3,
+            )
+        labels = np.asarray(self.adata_manager.get_from_registry(keys.LABELS)).ravel()
+        if not (labels < self.module.n_classes).any():
+            raise ValueError(
+                f"No cell has a label that the model knows, {self.classes}: training needs some. "
+                "A query can be labelled without, by predict()."
+            )
+        return labels
 
     def _forget_labels(self) -> None:
         self.known_types_ = None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from mumask.data import MosaicSplitter, keys, presence
+from mumask.data import MosaicSplitter, presence
 from mumask.train import AutoencoderTrainingPlan
 
 from ._calibration import LEAST_PER_TYPE
@@ -231,20 +231,6 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         for name, parameter in self.module.named_parameters():
             if not (name in taking_part or name.endswith(".new") and stage == "pretrain"):
                 parameter.requires_grad_(False)
-
-    def _labels_to_learn(self) -> np.ndarray:
-        if keys.LABELS not in self.registry_["field_registries"]:
-            raise ValueError(
-                "There are no labels to learn: register them with setup_mudata(labels_key=...)."
-            )
-        labels = np.asarray(self.adata_manager.get_from_registry(keys.LABELS)).ravel()
-        if not (labels < self.module.n_classes).any():
-            unlabelled = self._state(keys.LABELS)["categorical_mapping"][-1]
-            raise ValueError(
-                f"Every cell is {unlabelled!r}: finetune() needs some labelled cells. A query can "
-                "be labelled without it, by predict()."
-            )
-        return labels
 
     def _hold_back(self, labels: np.ndarray) -> np.ndarray:
         """Labelled cells to calibrate on, the same in every call; none where that cannot be."""

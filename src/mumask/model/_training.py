@@ -201,6 +201,8 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
+        if self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]:
+            self._labels_to_learn()
         looking = looks_at_held_out(kwargs)
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
         calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]

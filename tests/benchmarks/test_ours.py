@@ -8,6 +8,8 @@ from benchmarks.problem import Block, Problem
 from benchmarks.worker import Job
 from scipy import sparse
 
+import mumask
+
 METHODS = {
     "vae": (masked_vae.run, {"model": {"n_latent": 4, "n_hidden": 16}}),
     "mae": (
@@ -110,3 +112,27 @@ def test_genes_that_the_query_lacks(ask, cells):
     out = ask(problem)
     assert out["rna"].shape == (20, 2)
     assert np.isnan(out["rna"][4]).all() and np.isfinite(np.delete(out["rna"], 4, axis=0)).all()
+
+
+def test_hidden_genes_are_decoded_as_the_data_set_that_measured_them(cells, monkeypatch):
+    names, decoded_as = np.array([f"s{i}" for i in range(20)]), []
+    spatial = part(names, "g", 12).subset(features=[f"g{i}" for i in range(9)])
+    query = Problem("T5", table(names, batch="query"), {"rna": spatial})
+    problem = Problem(
+        "T5",
+        table(cells, batch="reference"),
+        {"rna": part(cells, "g", 12)},
+        query,
+        {"rna": np.array(["g10"])},
+        ("targets",),
+    )
+    impute = mumask.MaskedVAE.impute
+
+    def watched(*args, transform_batch=None, **kwargs):
+        decoded_as.append(transform_batch)
+        return impute(*args, transform_batch=transform_batch, **kwargs)
+
+    monkeypatch.setattr(mumask.MaskedVAE, "impute", watched)
+    run, settings = METHODS["vae"]
+    run(problem, Job(0, settings, max_epochs=1))
+    assert decoded_as == ["reference"]

@@ -31,6 +31,14 @@ def test_rows_are_matched_by_name(problem):
     assert list(mdata.obs["batch"]) == list(problem.obs["batch"])
 
 
+def test_what_both_data_sets_measured_is_in_one_order(problem):
+    asked = problem.query.blocks["rna"]
+    problem.query.blocks["rna"] = asked.subset(cells=["q1", "q0"], features=asked.features[::-1])
+    one, other = problem.shared("rna")
+    assert list(one.features) == list(other.features) == [f"g{i}" for i in range(6)]
+    np.testing.assert_array_equal(one.values[:2].toarray(), other.values.toarray())
+
+
 def test_outputs_survive_too(tmp_path):
     graph = sparse.eye(3).tocsr()
     labels = np.array(["a", "b", "a"], dtype=object)

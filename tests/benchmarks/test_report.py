@@ -55,6 +55,29 @@ def test_in_brief_counts_scores_that_are_ahead_of_all_rivals():
     assert brief_section({"T4b": table[:1]}) == []
 
 
+def test_less_is_better_in_some_scores():
+    common = {"software": "", "seeds": 1, "epochs": 1, "seconds": 1.0, "peak_mib": 1.0}
+    rows = [
+        {"method": name, "group": group, "notes": [], "foscttm": value, **common}
+        for name, group, value in (
+            ("MaskedVAE", "ours", 0.25),
+            ("MULTIVI", "peer", 0.2),
+            ("kNN", "baseline", 0.3),
+        )
+    ]
+    columns = TASKS["T4b"].columns
+    table = pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in columns if c != "foscttm")])
+    for name in columns:
+        table[f"{name} range"] = [(value, value) for value in table[name]]
+    (text,) = brief_section({"T4b": table})
+    assert "| 0 of 1 | FOSCTTM 0.250, MULTIVI 0.200 |" in text
+    lines = report.markdown(table, TASKS["T4b"])
+    assert [line for line in lines if "**" in line] == [
+        line for line in lines if "| MULTIVI |" in line and "**0.200**" in line
+    ]
+    assert sum("**" in line for line in lines) == 1
+
+
 def test_the_figure_is_there_and_always_the_same(page, records, tmp_path):
     figure = page.parent / "_static" / "T1.svg"
     assert f"]({figure.relative_to(page.parent).as_posix()})" in page.read_text()

@@ -4,10 +4,11 @@ import json
 import sys
 
 import benchmarks.runs as runs
+import numpy as np
 import pytest
 from benchmarks.__main__ import app
 from benchmarks.environments import names, python_of
-from benchmarks.methods import METHODS, Method, choose
+from benchmarks.methods import METHODS, Method, baselines, choose
 from benchmarks.records import append, latest, read
 from benchmarks.tasks import TASKS
 from benchmarks.tasks.base import Task
@@ -50,6 +51,23 @@ def test_a_failure_is_a_record(problem, tmp_path):
     result = run(tmp_path)
     assert result["error"] == "KeyError: 'atac'"
     assert json.loads((tmp_path / "result.json").read_text())["error"] == result["error"]
+
+
+def test_a_method_gets_the_seed_and_the_settings_of_its_run(problem, tmp_path, monkeypatch):
+    seen = {}
+
+    def depth(problem, job):
+        seen.update(vars(job), drawn=np.random.random())
+        return {}
+
+    monkeypatch.setattr(baselines, "depth", depth)
+    problem.save(tmp_path / "problem")
+    job = {"seed": 7, "settings": {"model": {"a": 1}}, "max_epochs": 4}
+    spec = {**job, "function": "baselines:depth", "package": "scikit-learn"}
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    assert "error" not in run(tmp_path)
+    assert {name: seen[name] for name in job} == job
+    assert seen["drawn"] == np.random.RandomState(7).random()
 
 
 def test_an_environment_that_cannot_be_made_is_a_record(task, scorer, tmp_path):

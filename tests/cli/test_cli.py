@@ -303,6 +303,29 @@ def test_debug_shows_the_traceback(source):
 
 @pytest.mark.e2e
 @pytest.mark.slow
+def test_the_name_of_unlabelled_cells_is_no_type(source):
+    mdata = mudata.read_h5mu(source)
+    mdata.obs["some"] = mdata.obs["some"].astype(str).replace("Unknown", "none")
+    mdata.write(source)
+    output, _ = integrate(source, "--labels-key", "some", "--unlabeled", "none")
+    found = mudata.read_h5mu(output).obs["mumask_label"]
+    assert set(found.cat.categories) == set(mdata.obs["some"]) - {"none"}
+
+
+def test_a_column_in_which_modalities_differ_is_not_taken(source):
+    mdata = mudata.read_h5mu(source)
+    for adata in mdata.mod.values():
+        adata.obs["lane"] = "one"
+    mdata["protein"].obs.loc[mdata["protein"].obs_names[0], "lane"] = "two"
+    mdata["rna"].obs["run"], mdata["atac"].obs["run"] = "one", "one"
+    mdata["protein"].obs["run"] = "one"
+    mdata.write(source)
+    _, result = integrate(source, "--batch-key", "lane", code=2)
+    assert "'lane' is not in mdata.obs" in only_line(result)
+    output, _ = integrate(source, "--batch-key", "run")
+    assert set(mudata.read_h5mu(output).obs["run"]) == {"one"}
+
+
 def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(_demo, "FEATURES", {"rna": 80, "protein": 12, "atac": 90})
     folder = tmp_path / "new" / "demo"

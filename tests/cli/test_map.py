@@ -42,6 +42,8 @@ def test_map(files, epochs):
     assert {"rna", "protein", "atac"} == set(md.read_h5mu(files / "out.imputed.h5mu").mod)
     again = MaskedVAE.load(files / "mapped", mapped).get_latent_representation()
     np.testing.assert_allclose(again, mapped.obsm["X_mumask"], atol=1e-5)
+    history = MaskedVAE.load(files / "mapped", mapped).history
+    assert len(history["train_loss"] if history else []) == epochs
 
 
 def test_wrong_input_is_one_line(files):

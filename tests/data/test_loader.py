@@ -85,7 +85,10 @@ def test_a_file_gives_every_cell_once(backed, numbered, manager_of, small_reads)
     assert not np.array_equal(*orders)
 
 
-def test_a_file_is_read_in_stretches(backed, manager_of, small_reads, monkeypatch):
+@pytest.mark.parametrize(("n_cells", "longest"), [(300, 15), (240, 40)])
+def test_a_file_is_read_in_stretches(
+    backed, manager_of, small_reads, monkeypatch, n_cells, longest
+):
     """Few reads of neighbouring rows per pool, and never much at once."""
     from mumask.data import _blocks
 
@@ -97,13 +100,14 @@ def test_a_file_is_read_in_stretches(backed, manager_of, small_reads, monkeypatc
             spans.append(part.stop - part.start)
         return read(self, part)
 
-    loader = MosaicLoader(ours, batch_size=8, shuffle=True)
+    split = np.random.default_rng(0).permutation(300)[:n_cells]  # cells of a training
+    loader = MosaicLoader(ours, indices=split, batch_size=8, shuffle=True)
     monkeypatch.setattr(_blocks.RowSpans, "__getitem__", watched)
     for _ in loader:
         pass
     assert sum(spans) < 2.5 * backed["atac"].n_obs
     assert np.mean(spans) > 4
-    assert max(spans) <= 15  # neighbouring blocks that were drawn together
+    assert max(spans) <= longest  # neighbouring blocks that were drawn together
 
 
 @pytest.mark.parametrize("n_processes", [2, 3])
@@ -120,6 +124,8 @@ def test_processes_share_the_blocks(backed, manager_of, small_reads, n_processes
         batches = [numbers(batch) for batch in loader]
         assert len(batches) == len(loader)
         seen.append(np.concatenate(batches))
+        loader.sampler.set_epoch(1)  # which has an order of its own
+        assert not np.array_equal(np.concatenate([numbers(b) for b in loader]), seen[-1])
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(300))
     assert len({len(part) for part in seen}) == 1
 

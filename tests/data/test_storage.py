@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from mumask.data._blocks import RowSpans
+from mumask.data._blocks import RowSpans, read_rows
 from mumask.data._scan import scan
 
 STORAGES = {
@@ -54,6 +54,21 @@ def test_stored_zeros_and_unsorted_indices(
     batch = manager_of(other).create_torch_dataset()[np.arange(other.n_obs)]["X_atac"]
     assert (batch.values() if batch.layout == torch.sparse_csr else batch[batch != 0]).all()
     assert_same_batch(by_name(one, names), by_name(other, names))
+
+
+@pytest.mark.parametrize("columns", [None, np.array([2, -1, 0])])
+def test_a_value_stored_in_parts_is_one_value(columns):
+    """Else logarithms would be taken of the parts."""
+    values = np.array([[3, 0, 5], [0, 2, 0], [0, 0, 4]], dtype=np.float32)
+    whole = sp.csr_matrix(values)
+    parts = sp.csr_matrix(
+        (np.tile(whole.data / 2, (2, 1)).T.ravel(), np.repeat(whole.indices, 2), 2 * whole.indptr),
+        whole.shape,
+    )
+    rows = np.array([2, 0, 2])
+    found, expected = read_rows(parts, rows, columns), read_rows(whole, rows, columns)
+    assert found.nnz == expected.nnz
+    np.testing.assert_array_equal(found.toarray(), expected.toarray())
 
 
 def test_layers(make_mosaic, names, by_name, assert_same_batch):

@@ -38,6 +38,13 @@ def test_without_factors_nothing_changes_and_strength_zero_moves_nothing():
     assert "tissue" not in plain.obs
 
 
+def test_the_first_level_moves_nothing():
+    plain, moved = simulate_mosaic(50, **SMALL), simulate_mosaic(50, factors=TISSUES, **SMALL)
+    first = (moved.obs["tissue"] == "blood").to_numpy()
+    same = np.isclose(plain.obsm["X_true"], moved.obsm["X_true"], atol=1e-6).all(axis=1)
+    np.testing.assert_array_equal(same, first)
+
+
 @pytest.mark.parametrize(
     "factors", [{"tissue": ("one",)}, {"tissue": ("a", "a")}, {"cell_type": ("a", "b")}]
 )

@@ -90,6 +90,18 @@ def test_expected_values_are_unbiased_without_batch_effects():
         assert np.corrcoef(np.log(measured), np.log(expected))[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("mod", _simulate.ASSAYS)
+def test_counts_of_one_cell_have_its_expected_value(mod):
+    rng = np.random.default_rng(0)
+    cells = rng.normal(size=(50, 4)).astype(np.float32)
+    assay = _simulate.ASSAYS[mod](rng, 40, cells, 2, 1.0)
+    z, batch = np.repeat(cells[:1], 4000, axis=0), np.ones(4000, dtype=int)
+    depth = np.full(4000, 1.3, dtype=np.float32)
+    drawn = assay.counts(rng, z, batch, depth, None).sum(axis=1)
+    expected = assay.expected(z[:1], batch[:1], depth[:1]).sum()
+    assert drawn.mean() == pytest.approx(expected, rel=0.02)
+
+
 def test_realism(default):
     mdata, truth = default
     rna, protein, atac = (mdata[mod].X for mod in ("rna", "protein", "atac"))
@@ -157,6 +169,7 @@ def test_leaving_a_modality_out_keeps_the_others():
         batches={"CITE-seq": ("rna",), "ASAP-seq": ("atac",), "RNA-only": ("rna",)}, **SMALL
     )
     assert (full["rna"].X != less["rna"].X).nnz == 0
+    assert (full["atac"].X != less["atac"].X).nnz == 0
 
 
 def test_tiny_chunks_give_a_whole_matrix(monkeypatch):
@@ -173,6 +186,15 @@ def test_tiny_chunks_give_a_whole_matrix(monkeypatch):
     assert max(shapes) == 6 and sum(shapes) == 60
     assert mdata["atac"].shape == (60, 150)
     assert truth["rna"].shape == (180, 80) and (truth["rna"].X > 0).all()
+
+
+def test_chunks_keep_to_the_panels_of_their_cells(monkeypatch):
+    monkeypatch.setattr(_simulate, "_CHUNK_ELEMENTS", 1000)  # 12 cells of 80 genes
+    mdata = simulate_mosaic(**SMALL, panels={"RNA-only": {"rna": 0.5}})
+    rna, batch = mdata["rna"], mdata.obs["batch"].reindex(mdata["rna"].obs_names)
+    for name, measured in rna.varm["measured"].items():
+        shown = np.asarray((rna[batch == name].X > 0).sum(axis=0)).ravel() > 0
+        np.testing.assert_array_equal(shown, measured)
 
 
 def test_panels_blank_features_of_one_batch_only():

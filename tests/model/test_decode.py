@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -113,3 +114,24 @@ def test_what_cannot_be_decoded(trained, arguments, error, message):
 
 def test_no_cell_has_no_bound(trained):
     assert np.isnan(trained.get_elbo(indices=[]))
+
+
+@pytest.mark.parametrize("source", [None, "rna"])
+def test_a_total_that_is_asked_for_is_given(mosaic, fit, source):
+    """Also where the model expects another one of each cell, as of a modality that it generates."""
+    model, options = fit(mosaic, epochs=2), {"modality": "protein", "source": source}
+    cells = np.flatnonzero(mosaic.obs["batch"] != "asap")
+    found = model.get_normalized_expression(indices=cells, library_size=50.0, **options)
+    np.testing.assert_allclose(found.sum(axis=1), 50.0, rtol=1e-4)
+    if source is not None:  # else the test says nothing
+        expected = model.get_normalized_expression(indices=cells, **options).sum(axis=1)
+        assert expected.std() > 0.01
+
+
+def test_completed_cells_keep_their_own_places(mosaic, fit):
+    mosaic.obsm["spatial"] = np.arange(2.0 * mosaic.n_obs).reshape(-1, 2)
+    mosaic.obsm["table"] = pd.DataFrame(mosaic.obsm["spatial"], mosaic.obs_names, ["x", "y"])
+    complete = fit(mosaic, epochs=1).impute(indices=[40, 3, 17], modalities=["protein"])
+    assert list(complete.obs_names) == list(mosaic.obs_names[[40, 3, 17]])
+    for key in ("spatial", "table"):
+        np.testing.assert_array_equal(complete.obsm[key], mosaic.obsm["spatial"][[40, 3, 17]])

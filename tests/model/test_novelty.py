@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from types import SimpleNamespace
 
+import anndata as ad
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 from scipy.spatial.distance import cdist
 
 from mumask import CrossAttentionMAE, MaskedVAE
 from mumask.datasets import simulate_mosaic
-from mumask.model._calibration import LEVELS, CalibrationMixin
+from mumask.model._calibration import LEVELS, CalibrationMixin, fit_temperature
 
 
 class Few:
@@ -50,6 +53,40 @@ def test_farther_is_more_novel(n_known):
     distance = np.sort(np.exp(np.random.default_rng(1).normal(size=50)) * 3)
     novelty = Few(known)._novelty(np.ones((50, 1), bool), distance)
     assert (np.diff(novelty) >= 0).all() and novelty[-1] > 0.9
+
+
+def test_a_view_of_few_cells_takes_the_temperature_of_all():
+    """Six cells have proteins; of two types, ten are needed for a temperature."""
+    names = [f"c{i}" for i in range(80)]
+    parts = {"rna": names, "protein": names[-6:]}
+
+    class Judged:
+        modalities = list(parts)
+        adata = md.MuData(
+            {
+                m: ad.AnnData(
+                    np.ones((len(c), 1)), obs=pd.DataFrame(index=c), var=pd.DataFrame(index=[m])
+                )
+                for m, c in parts.items()
+            }
+        )
+        module = SimpleNamespace(n_classes=2)
+        _calibrate_on, _views = CalibrationMixin._calibrate_on, CalibrationMixin._views
+        _distance = CalibrationMixin._distance
+
+        def _latent_and_logits(self, mdata, cells, view=None):
+            rng = np.random.default_rng(len(cells))
+            sharpness = 1 if view is None else 1 + len(view)
+            logits = rng.normal(size=(len(cells), 2)) + 1.5 * np.eye(2)[codes[cells]]
+            return rng.normal(size=(len(cells), 3)), sharpness * logits
+
+    codes, held, model = np.arange(80) % 2, np.arange(40, 80), Judged()
+    model._calibrate_on(codes, held)
+    overall = fit_temperature(model._latent_and_logits(None, held)[1], codes[held])
+    found = {tuple(v["modalities"]): v for v in model.known_types_["views"]}
+    assert [view["n_cells"] for view in found.values()] == [6, 40, 6]
+    assert found["rna", "protein"]["temperature"] == found["protein",]["temperature"] == overall
+    assert found["rna",]["temperature"] == pytest.approx(2 * overall, rel=0.05)
 
 
 def test_too_few_labels_are_said(mosaic, fit, caplog):

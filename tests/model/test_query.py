@@ -178,7 +178,13 @@ def test_prepared_query_keeps_what_is_of_cells(options, query, tmp_path):
 def test_reduced_in_place(options, make_mosaic):
     """Cells that only have modalities which the reference lacks are left out."""
     reference = options(setup={"modalities": ["rna", "protein"]})
-    query = make_mosaic(10, {"a": ("rna", "atac"), "b": ("atac",)}, seed=3)
+    mosaic = make_mosaic(10, {"b": ("atac",), "a": ("rna", "atac")}, seed=3)
+    query = md.MuData({name: mosaic[name] for name in ("atac", "rna")})
+    query.obs = mosaic.obs.loc[query.obs_names]
+    query.obsm["spatial"] = np.arange(2.0 * query.n_obs).reshape(-1, 2)
+    places = pd.DataFrame(query.obsm["spatial"], query.obs_names)
+    kept = MaskedVAE.prepare_query_mudata(query, reference)
+    np.testing.assert_array_equal(kept.obsm["spatial"], places.loc[kept.obs_names])
     names = MaskedVAE.prepare_query_mudata(query, reference).obs_names
     MaskedVAE.prepare_query_mudata(query, reference, inplace=True)
     assert set(query.obs_names) == set(names)

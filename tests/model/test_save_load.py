@@ -113,6 +113,14 @@ def test_data_of_another_model_are_not_taken(trained, mosaic, fit, tmp_path):
     assert (tmp_path / "m" / DATA_FILE).is_file()
 
 
+def test_data_are_those_of_the_prefix(trained, tmp_path):
+    trained.save(tmp_path / "m", prefix="a_", save_anndata=True)
+    found = MaskedVAE.load(tmp_path / "m", prefix="a_").adata
+    assert list(found.obs_names) == list(trained.adata.obs_names)
+    (tmp_path / "m" / "a_model.pt").rename(tmp_path / "m" / "model.pt")
+    assert MaskedVAE.load(tmp_path / "m").adata is None
+
+
 def test_saved_again_and_again(trained, saved, tmp_path):
     MaskedVAE.load(saved).save(tmp_path / "again")
     MaskedVAE.load(tmp_path / "again", copy_of(trained.adata)).save(tmp_path / "third")

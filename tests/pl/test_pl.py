@@ -117,6 +117,14 @@ class TestMosaic:
     def test_missing_column_is_named(self, mdata):
         with pytest.raises(KeyError, match="donor"):
             pl.mosaic(mdata, "donor")
+        with pytest.raises(TypeError, match="Expected a MuData, got AnnData"):
+            pl.mosaic(mdata["rna"])
+
+    def test_cells_without_a_batch_are_missing(self, mdata):
+        mdata = mdata.copy()
+        mdata.obs["batch"] = mdata.obs["batch"].where(mdata.obs["batch"] != "CITE-seq")
+        labels = [tick.get_text() for tick in pl.mosaic(mdata, "batch").get_yticklabels()]
+        assert labels == ["ASAP-seq\n40 cells", "RNA-only\n40 cells", "missing\n40 cells"]
 
     @pytest.mark.parametrize("batch_key", [None, "batch"])
     def test_modalities_named_as_columns_are(self, mdata, batch_key):
@@ -349,6 +357,13 @@ class TestFinish:
         ax = pl.confusion(["a", "b"], ["a", "b"], save=tmp_path / "c.png")
         assert (tmp_path / "c.png").stat().st_size > 1000
         assert isinstance(ax, plt.Axes)
+
+    @pytest.mark.parametrize("save", [True, ".pdf", "figures/.png"])
+    def test_a_file_without_a_name(self, save, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match="`save` is .*path of a file"):
+            pl.confusion(["a", "b"], ["a", "b"], save=save)
+        assert not list(tmp_path.iterdir())
 
     def test_shown_when_asked(self, monkeypatch):
         shown = []

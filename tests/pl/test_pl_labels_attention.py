@@ -199,7 +199,7 @@ class TestUncertainty:
     def threshold(self, table, **kwargs):
         """Where the line of the novelty stands, and what is written above it."""
         (ax,) = pl.uncertainty(table, keys="mumask_novelty", **kwargs)
-        lines = [line for line in ax.lines if line.get_color() == "#222222"]
+        lines = [line for line in ax.lines if line.get_color() == plt.rcParams["text.color"]]
         texts = [text.get_text() for text in ax.texts if "above" in text.get_text()]
         return [(line.get_xdata()[0], text) for line, text in zip(lines, texts, strict=True)]
 

@@ -171,6 +171,40 @@ def test_dense_stays_dense_where_panels_agree():
     assert pp.panels(mdata)["rna"] == {"x": ["p", "q"], "y": ["p", "q"]}
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_features_in_another_order_are_matched_by_name(sparse):
+    parts = {
+        b: adata(names(b, 4), f, sparse=sparse, seed=len(b))
+        for b, f in (("x", "pqr"), ("yy", "rpq"))
+    }
+    joined = pp.concat_batches(parts)["rna"]
+    assert list(joined.var_names) == list("pqr")
+    for part in parts.values():
+        found = joined[part.obs_names, part.var_names].to_df()
+        np.testing.assert_array_equal(found, part.to_df())
+
+
+def test_annotation_of_features_comes_from_whichever_batch_has_it(batches):
+    rna, spatial = batches["cite"]["rna"], batches["spatial"]
+    rna.var["chromosome"] = ["1", None, "3", None, "5"]
+    spatial.var["chromosome"] = ["other", "2", "7"]  # of g3, g1 and g7
+    spatial.var["length"] = [3.0, 1.0, 7.0]
+    var = pp.concat_batches(batches)["rna"].var
+    assert var["chromosome"].astype(object).to_dict() == {
+        "g0": "1", "g1": "2", "g2": "3", "g3": "other", "g4": "5", "g7": "7"
+    }  # fmt: skip
+    assert var["length"].dropna().to_dict() == {"g1": 1.0, "g3": 3.0, "g7": 7.0}
+
+
+def test_what_is_named_like_a_modality_of_another_batch_does_not_hide_its_cells(mosaic, batches):
+    mosaic.mod.pop("protein")
+    mosaic.obsm["protein"] = np.full((mosaic.n_obs, 2), 7.0)
+    joined = pp.concat_batches({"old": mosaic, "new": batches["asap"]})
+    has = joined.obs_names.isin(joined["protein"].obs_names)
+    assert 0 < has.sum() < joined.n_obs
+    np.testing.assert_array_equal(np.ravel(joined.obsm["protein"]), has)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

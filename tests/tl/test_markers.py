@@ -109,6 +109,25 @@ def test_a_group_named_rest(null):
     assert set(only["group"]) == {"rest"}
 
 
+def test_groups_stand_in_the_order_of_the_categories(null, caplog):
+    del null["rna"].varm["measured"]
+    null.obs["group"] = np.arange(N) % 12
+    null.obs.loc["c0", "group"] = 12  # one cell
+    in_numbers = [str(i) for i in range(12)]
+    assert list(rank_markers(null, "group", n_top=1)["group"]) == in_numbers
+    assert "Groups ['12'] have fewer than 2 cells with modality 'rna' and are left" in caplog.text
+    chosen = ["empty", "10", "2", *(name for name in in_numbers if name not in ("10", "2")), "12"]
+    null.obs["group"] = pd.Categorical(null.obs["group"].astype(str), chosen)
+    assert list(rank_markers(null, "group", n_top=1)["group"]) == chosen[1:-1]
+    rank_markers(null, "group", n_top=1, denoised=null["rna"].to_df())
+    assert "fewer than 2 cells in `denoised` and" in caplog.text
+
+
+def test_not_a_mosaic(null):
+    with pytest.raises(TypeError, match="Expected a MuData, got AnnData"):
+        rank_markers(null["rna"], "group")
+
+
 @pytest.mark.parametrize("storage", [sp.csr_array, sp.csc_array, sp.csc_matrix, np.asarray])
 def test_any_storage(null, storage):
     expected = rank_markers(null, "group")

@@ -137,3 +137,9 @@ def test_a_reference_in_a_file(data, tmp_path, storage, features):
     pd.testing.assert_frame_equal(
         impute_from_neighbors(query, backed, "protein", **options), expected
     )
+
+
+def test_reference_is_a_mosaic(data):
+    query, reference = data
+    with pytest.raises(TypeError, match="Expected a MuData, got AnnData"):
+        impute_from_neighbors(query, reference["protein"], "protein")

@@ -83,8 +83,8 @@ class LabelFittingMixin(CalibrationMixin):
         labels = np.asarray(self.adata_manager.get_from_registry(keys.LABELS)).ravel()
         if not (labels < self.module.n_classes).any():
             raise ValueError(
-                f"No cell has a label that the model knows, {self.classes}: training needs some. "
-                "A query can be labelled without, by predict()."
+                f"No cell has a label that the model knows, {self.classes}: training needs some "
+                "labelled cells. A query can be labelled without, by predict()."
             )
         return labels
 

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 from mumask.data import torch_threads_kept
 
-from ._utils import category_colors, finish, natural_order
+from ._utils import category_palette, finish
 
 
 def embedding_panels(
@@ -138,18 +138,16 @@ def _paint(column, palette):
         values = column.to_numpy(dtype=float)
         low, high = np.nanmin(values), np.nanmax(values)
         return {"c": values, "scale": {"cmap": "viridis", "vmin": low, "vmax": high}}, []
-    if not isinstance(column.dtype, pd.CategoricalDtype):  # the palette is in its order
-        column = column.astype(pd.CategoricalDtype(natural_order(column)))
-    names = list(column.cat.categories)
-    if palette is None or len(palette) < len(names):
-        palette = category_colors(len(names))
-    table = np.array([*palette[: len(names)], "#D3D3D3"])  # the last one for missing labels
+    palette = category_palette(column, palette)
+    codes = pd.Categorical(column, list(palette)).codes
+    table = np.array([*palette.values(), "#D3D3D3"])  # the last one for missing labels
     handles = [
         plt.Line2D([], [], marker="o", ls="", ms=6, mew=0, color=table[i], label=str(name))
-        for i, name in enumerate(names)
+        for i, name in enumerate(palette)
+        if i in codes  # no cell may have a category, as in a selection of cells
     ]
     if column.isna().any():
         handles.append(
             plt.Line2D([], [], marker="o", ls="", ms=6, mew=0, color=table[-1], label="missing")
         )
-    return {"c": table[column.cat.codes.to_numpy()], "scale": {}}, handles
+    return {"c": table[codes], "scale": {}}, handles

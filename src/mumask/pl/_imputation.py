@@ -96,7 +96,7 @@ def _matched(measured, imputed):
 def _draw_correlations(ax, ranked, marked):
     """Ranked correlations: named bars for few features, a curve for many."""
     values = ranked["pearson"].to_numpy()
-    median = float(np.median(values))
+    median, ink = float(np.median(values)), plt.rcParams["text.color"]
     if len(ranked) <= _MAX_STRIP:
         at = np.arange(len(ranked))
         ax.barh(at, values, color=_COLOR, alpha=0.85, height=0.75)
@@ -105,14 +105,14 @@ def _draw_correlations(ax, ranked, marked):
         for tick in ax.get_yticklabels():
             if tick.get_text() in set(map(str, marked)):
                 tick.set_fontweight("bold")
-        ax.axvline(median, color="#222222", lw=1, ls="--")
+        ax.axvline(median, color=ink, lw=1, ls="--")
         ax.set_xlabel("Pearson correlation")
         ax.set_xlim(min(0, values.min() - 0.02), 1)
     else:
         ax.plot(np.arange(1, len(ranked) + 1), values, color=_COLOR, lw=2)
         where = ranked.index.get_indexer(marked)
-        ax.plot(where + 1, values[where], "o", color="#222222", ms=4, label="shown cell by cell")
-        ax.axhline(median, color="#222222", lw=1, ls="--")
+        ax.plot(where + 1, values[where], "o", color=ink, ms=4, label="shown cell by cell")
+        ax.axhline(median, color=ink, lw=1, ls="--")
         ax.set_xlabel("features, ranked")
         ax.set_ylabel("Pearson correlation")
         ax.set_ylim(min(0, values.min() - 0.02), 1)

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from mumask.data import category_name, category_names
 
-from ._utils import finish, natural_order
+from ._utils import finish, names_width, natural_order
 
 
 def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
@@ -54,10 +54,13 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
     counts = table.reindex(index=rows, columns=columns, fill_value=0)
     shares = counts.div(counts.sum(axis=1), axis=0)
 
+    names = [f"{name}  ({n:,})" for name, n in counts.sum(axis=1).items()]
     if ax is None:
-        size = (2.6 + 0.5 * len(columns), 1.6 + 0.42 * len(rows))
+        below = 0.71 * names_width(columns)  # they slant
+        left = max(names_width(names), below)
+        size = (1.6 + left + 0.5 * len(columns), 0.9 + below + 0.42 * len(rows))
         _, ax = plt.subplots(figsize=size, layout="constrained")
-    few = max(shares.shape) <= 20
+    few, others = max(shares.shape) <= 20, len(ax.texts)
     notes = np.where(shares >= 0.005, (100 * shares).round().astype(int).astype(str), "")
     sns.heatmap(
         shares,
@@ -75,7 +78,7 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
             "shrink": 0.8,
         },
         xticklabels=True,
-        yticklabels=[f"{name}  ({n:,})" for name, n in counts.sum(axis=1).items()],
+        yticklabels=names,
     )
     ax.set_xlabel("predicted")
     ax.set_ylabel("true (cells)")
@@ -85,7 +88,20 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
     agree = (true.astype(str).to_numpy() == predicted.astype(str).to_numpy()).mean()
     if set(rows) & own:
         ax.set_title(f"{100 * agree:.1f} % of {len(true):,} cells agree", fontsize="medium")
+    _drop_cut_numbers(ax, ax.texts[others:], counts.shape)
     return finish(ax.figure, ax, show, save)
+
+
+def _drop_cut_numbers(ax, numbers, shape):
+    """Take the numbers out where three digits do not fit into a cell."""
+    if not numbers:
+        return
+    ax.figure.canvas.draw()  # lays out the figure
+    inches = ax.get_window_extent().size / ax.figure.dpi
+    font = numbers[0].get_fontsize() / 72
+    if inches[0] / shape[1] < 2 * font or inches[1] / shape[0] < 1.2 * font:
+        for number in numbers:
+            number.remove()
 
 
 def _labels(values) -> pd.Series:

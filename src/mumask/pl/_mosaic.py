@@ -8,11 +8,11 @@ import scipy.sparse as sp
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
-from mumask.data import category_name, category_names
+from mumask.data import category_name, category_names, check_is_mosaic
 from mumask.data._panels import find_panel
 from mumask.pp import panels
 
-from ._utils import finish, modality_colors, natural_order
+from ._utils import finish, modality_colors, names_width, natural_order
 
 # columns beside those of the modalities, which may be called "batch" but have no slash
 _BATCH, _N_CELLS = "/batch", "/n_cells"
@@ -51,6 +51,7 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     >>> [tick.get_text().split()[0] for tick in ax.get_yticklabels()]
     ['CITE-seq', 'ASAP-seq', 'RNA-only']
     """
+    check_is_mosaic(mdata)
     modalities = list(mdata.mod)
     rows = _rows(mdata, batch_key)
     recorded = panels(mdata, batch_key) if batch_key is not None else {}
@@ -59,7 +60,11 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     heights = _sizes(rows[_N_CELLS])
     lefts = np.cumsum([0, *(widths + _GAP)])[:-1]
     if ax is None:
-        size = (2.2 + 2.2 * widths.sum(), 1.1 + 0.75 * heights.sum())
+        # bold names must fit above their columns
+        needed = [1.2 * names_width([mod]) / w for mod, w in zip(modalities, widths, strict=True)]
+        unit = np.clip(max(needed), 2.2, 5)
+        left = names_width(rows[_BATCH])
+        size = (1.2 + left + unit * widths.sum(), 1.1 + 0.75 * heights.sum())
         _, ax = plt.subplots(figsize=size, layout="constrained")
 
     colors, bottom, drawn = modality_colors(modalities), 0.0, set()
@@ -68,7 +73,8 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
         if i and row[_BATCH] != rows.loc[i - 1, _BATCH]:
             bottom += 2 * _GAP
         middle = bottom + heights[i] / 2
-        ticks.append((middle, f"{row[_BATCH]}\n{row[_N_CELLS]:,} cells"))
+        name = "missing" if row[_BATCH] == "nan" else row[_BATCH]  # as embedding_panels calls it
+        ticks.append((middle, f"{name}\n{row[_N_CELLS]:,} cells"))
         for mod, left, width in zip(modalities, lefts, widths, strict=True):
             block = ((left, bottom), width, heights[i])
             if not row[mod]:
@@ -93,7 +99,9 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
                 drawn.add("panel")
                 text = f"{n:,} of {total:,}"
                 label = ax.text(left + width / 2, middle, text, ha="center", va="center")
-                label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 2})
+                label.set_bbox(
+                    {"facecolor": plt.rcParams["axes.facecolor"], "edgecolor": "none", "pad": 2}
+                )
         bottom += heights[i] + _GAP / 2
 
     top = "{}\n{:,} features"
@@ -166,7 +174,7 @@ def _legend(ax, drawn):
         handles.append(Patch(label="not measured", **_ABSENT))
     if "panel" in drawn:
         handles.append(
-            Patch(facecolor="white", edgecolor="#777777", hatch="////", label="off the panel")
+            Patch(facecolor="none", edgecolor="#777777", hatch="////", label="off the panel")
         )
     if handles:
         ax.legend(

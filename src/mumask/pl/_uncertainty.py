@@ -7,9 +7,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 
-from mumask.data import category_names
+from mumask.data import category_name, category_names
 
-from ._utils import category_colors, finish, natural_order
+from ._utils import category_palette, finish, names_width
 
 _MOST = 2.0  # novelty is unbounded; whatever is greater is drawn here
 _COLOR_MOST = 1.0  # beyond the farthest known cell; colours tell apart what lies below
@@ -33,13 +33,14 @@ def uncertainty(
     data
         The table of ``annotate()``, or a MuData or AnnData whose ``obs`` has its columns.
     groupby
-        Column with the types; one violin each, the type with the highest median on top.
+        Column with the types; one violin each, the type with the highest median on top, in the
+        colours of ``data.uns[f"{groupby}_colors"]`` where they are set, as in scanpy.
     keys
         Columns with the values to draw; one Axes each. Novelty is unbounded beyond 1: violins end
         at 2, and the colours of an embedding run from 0 to 1.
     basis
         Two coordinates per cell, or a key of ``data.obsm`` (``"X_umap"``): draws cells instead of
-        violins. Cells flagged in `new_type` get a dark rim.
+        violins. Cells flagged in `new_type` get a rim.
     new_type
         Boolean column; in violins the share of flagged cells stands beside each type, and a line
         in the novelty shows where they begin: at 0.99, or where the flags say. None, or a column
@@ -81,11 +82,13 @@ def uncertainty(
     groups = category_names(obs.loc[known, groupby])
     order = obs.loc[known, keys[0]].groupby(groups).median().sort_values(ascending=False).index
     counts = groups.value_counts()
-    colors = dict(zip(natural_order(groups), category_colors(len(order)), strict=True))
+    palette = category_palette(obs[groupby], getattr(data, "uns", {}).get(f"{groupby}_colors"))
+    colors = {category_name(value): color for value, color in palette.items()}
+    labels = [f"{name}  ({counts[name]:,})" for name in order]
     figure, grid = plt.subplots(
         1,
         len(keys),
-        figsize=(1.6 + 3.2 * len(keys), 1.2 + 0.42 * len(order)),
+        figsize=(0.6 + names_width(labels) + 3.2 * len(keys), 1.2 + 0.42 * len(order)),
         layout="constrained",
         squeeze=False,
         sharey=True,
@@ -96,7 +99,7 @@ def uncertainty(
         table = pd.DataFrame({"value": values.clip(max=_MOST), "type": groups.to_numpy()})
         sns.violinplot(
             table, x="value", y="type", order=order, hue="type", palette=colors, ax=ax, cut=0,
-            density_norm="width", inner="quart", linewidth=0.8, legend=False,
+            density_norm="width", inner="quart", linewidth=0.8, legend=False, saturation=1,
         )  # fmt: skip
         ax.set(xlabel=_title(key, values, _MOST), ylabel="")
         if key.endswith("novelty"):
@@ -104,14 +107,14 @@ def uncertainty(
         ax.set_xlim(left=min(0, values.min()) - 0.02)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(order)), [f"{name}  ({counts[name]:,})" for name in order])
+    axes[0].set_yticks(range(len(order)), labels)
     if flagged is not None:
         shares = pd.Series(flagged[known.to_numpy()]).groupby(groups.to_numpy()).mean()
         for place, name in enumerate(order):
             text = f"{100 * shares[name]:.0f} % new"
             axes[-1].text(
                 1.02, place, text, transform=axes[-1].get_yaxis_transform(), va="center",
-                color="#222222" if shares[name] else "#999999",
+                color=plt.rcParams["text.color"] if shares[name] else "#999999",
             )  # fmt: skip
     return finish(figure, axes, show, save)
 
@@ -126,7 +129,7 @@ def _draw_threshold(ax, novelty, flagged):
             return
         if not highest_known <= threshold < lowest_new:  # annotate() had another known_share
             threshold = highest_known
-    ax.axvline(threshold, color="#222222", lw=0.8, ls="--")
+    ax.axvline(threshold, color=plt.rcParams["text.color"], lw=0.8, ls="--")
     ax.annotate(
         f"new above {threshold:.3g}", (threshold, 1), (0, 2), xycoords=("data", "axes fraction"),
         textcoords="offset points", ha="center", va="bottom", fontsize="small",
@@ -153,14 +156,15 @@ def _on_embedding(data, obs, keys, basis, flagged, show, save):
         rim = np.zeros(len(shown)) if flagged is None else 0.5 * flagged[shown]
         points = ax.scatter(
             *places[shown].T, c=values[shown].clip(max=_COLOR_MOST), s=size, cmap="viridis",
-            vmin=0, vmax=_COLOR_MOST, linewidths=rim, edgecolors="#222222", rasterized=True,
+            vmin=0, vmax=_COLOR_MOST, linewidths=rim, edgecolors=plt.rcParams["text.color"],
+            rasterized=True,
         )  # fmt: skip
         ax.set(xticks=[], yticks=[], title=_title(key, values[shown], _COLOR_MOST))
         ax.set_box_aspect(1)
         ax.spines[:].set_color("#CCCCCC")
         figure.colorbar(points, ax=ax, shrink=0.8)
     if flagged is not None and flagged.any():
-        rim = {"marker": "o", "ls": "", "mfc": "none", "mec": "#222222", "ms": 5}
+        rim = {"marker": "o", "ls": "", "mfc": "none", "mec": plt.rcParams["text.color"], "ms": 5}
         axes[0].legend([axes[0].plot([], [], **rim)[0]], ["flagged as new"], loc="best", fontsize=8)
     return finish(figure, axes, show, save)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,9 @@ def finish(figure, axes, show: bool | None, save: str | PathLike | None):
     themselves, nor in scripts without a display), if scanpy's ``settings.autoshow`` is on and
     the figure is not saved.
     """
+    name = Path(save).name if isinstance(save, str | PathLike) else ""
+    if save is True or (name.startswith(".") and not Path(name).suffix):  # scanpy names the file
+        raise ValueError(f"`save` is {save!r}; give the path of a file: save='figure.pdf'.")
     if save:
         figure.savefig(save, bbox_inches="tight", dpi=200)
     if show is None:
@@ -53,6 +57,24 @@ def category_colors(n: int) -> list[str]:
         if n <= len(palette):
             return list(palette[:n])
     return [palettes.default_102[i % 102] for i in range(n)]
+
+
+def category_palette(column: pd.Series, palette=None) -> dict:
+    """Colour of each category, also of those that no cell has, from `palette` if it has enough.
+
+    A palette of ``uns`` is in the order of the categories.
+    """
+    categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    names = list(column.cat.categories) if categorical else natural_order(column)
+    if palette is None or len(palette) < len(names):
+        palette = category_colors(len(names))
+    return dict(zip(names, palette, strict=False))
+
+
+def names_width(names) -> float:
+    """Inches that the longest of `names` takes; bounded, so that a figure stays one."""
+    letter = 0.6 * plt.rcParams["font.size"] / 72
+    return float(np.clip(letter * max(map(len, names), default=0), 1, 8))
 
 
 def natural_order(values) -> list:

@@ -15,6 +15,7 @@ from mudata import MuData
 from mumask.data import (
     category_name,
     category_names,
+    check_is_mosaic,
     is_binary,
     matrix_of,
     measured_by_all,
@@ -81,10 +82,10 @@ def rank_markers(
 
     Returns
     -------
-    Data frame ordered by group and rank: ``group``, ``rank`` (from 1), ``feature``, ``score``,
-    ``log2_fold_change`` (of binary values that of the shares; NaN for negative values, which have
-    none), ``pval``, ``pval_adj`` (Benjamini-Hochberg), and the share of cells with a value above 0
-    in the group and outside of it, ``share_in`` and ``share_out``.
+    Data frame ordered by group (in the order of the categories) and rank: ``group``, ``rank`` (from
+    1), ``feature``, ``score``, ``log2_fold_change`` (of binary values that of the shares; NaN for
+    negative values, which have none), ``pval``, ``pval_adj`` (Benjamini-Hochberg), and the share of
+    cells with a value above 0 in the group and outside of it, ``share_in`` and ``share_out``.
 
     Examples
     --------
@@ -92,6 +93,7 @@ def rank_markers(
     >>> markers.groupby("group").size().tolist()
     [5, 5, 5]
     """
+    check_is_mosaic(mdata)
     if modality not in mdata.mod:
         raise KeyError(f"Modality {modality!r} is not in the MuData; it has {list(mdata.mod)}.")
     if groupby not in mdata.obs:
@@ -111,8 +113,11 @@ def rank_markers(
     else:
         shell, binary = _denoised(mdata, denoised)
     shell = shell[shell.obs_names.isin(labels.index)].copy()
-    shell.obs["group"] = pd.Categorical(category_names(labels.loc[shell.obs_names]))
-    groups, names = _checked(shell, groups, reference, groupby, modality)
+    order = dict.fromkeys(map(category_name, labels.astype("category").cat.categories))
+    kept = category_names(labels.loc[shell.obs_names])
+    shell.obs["group"] = pd.Categorical(kept, list(order)).remove_unused_categories()
+    whose = f"with modality {modality!r}" if denoised is None else "in `denoised`"
+    groups, names = _checked(shell, groups, reference, groupby, whose)
     shell = shell[shell.obs["group"].isin(names)].copy()
     options = {"tie_correct": True} if method == "wilcoxon" else {}
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -182,27 +187,27 @@ def _values(
     return shell, False
 
 
-def _checked(shell: AnnData, groups, reference: str, groupby: str, modality: str):
+def _checked(shell: AnnData, groups, reference: str, groupby: str, whose: str):
     """Groups to rank, and all groups that take part."""
     sizes = shell.obs["group"].value_counts()
-    wanted = list(sizes.index.sort_values()) if groups == "all" else np.atleast_1d(groups).tolist()
+    present = list(shell.obs["group"].cat.categories)
+    wanted = present if groups == "all" else np.atleast_1d(groups).tolist()
     compared = [] if reference == "rest" else [reference]  # a group may be named "rest" too
     wanted = [name for group in wanted if (name := category_name(group)) not in compared]
     for group in [*wanted, *compared]:
         if group not in sizes.index:
-            raise ValueError(
-                f"{group!r} is no {groupby!r} of cells with modality {modality!r}; they are "
-                f"{sorted(sizes.index)}."
-            )
+            raise ValueError(f"{group!r} is no {groupby!r} of cells {whose}; they are {present}.")
     small = [group for group in wanted if sizes[group] < MIN_CELLS]
     if small and groups != "all":
-        raise ValueError(f"`groups`: {small} have fewer than {MIN_CELLS} cells.")
+        raise ValueError(f"`groups`: {small} have fewer than {MIN_CELLS} cells {whose}.")
     if small:
-        logger.warning("Groups %s have fewer than %d cells and are left out.", small, MIN_CELLS)
+        logger.warning(
+            "Groups %s have fewer than %d cells %s and are left out.", small, MIN_CELLS, whose
+        )
     wanted = [group for group in wanted if group not in small]
     if not wanted or len(sizes) < 2:
         raise ValueError(f"`groupby`: {groupby!r} needs two groups with {MIN_CELLS} cells each.")
-    names = [*wanted, *compared] if compared else list(sizes.index)
+    names = [*wanted, *compared] if compared else present
     return wanted, names
 
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
-from mumask.data import matrix_of, measured_by_all
+from mumask.data import check_is_mosaic, matrix_of, measured_by_all
 
 from ._values import in_memory
 
@@ -77,6 +77,7 @@ def impute_from_neighbors(
     """
     if n_neighbors < 1:
         raise ValueError(f"`n_neighbors` is {n_neighbors}; at least 1 cell has to be averaged.")
+    check_is_mosaic(reference)
     if modality not in reference.mod:
         raise KeyError(f"The reference has no modality {modality!r}; it has {list(reference.mod)}.")
     adata = reference.mod[modality]

@@ -97,11 +97,12 @@ class TestMosaic:
         assert labels == {"rna + protein\n40 cells", "protein + atac\n40 cells", "rna\n40 cells"}
 
     def test_a_batch_with_a_modality_in_part_of_its_cells_has_two_rows(self, mdata):
-        joined = mdata.copy()
+        few = mdata.obs_names[mdata.obs["batch"] == "CITE-seq"][:10]
+        joined = mdata[~mdata.obs_names.isin(few)].copy()
         joined.obs["site"] = joined.obs["batch"].astype(str).replace("RNA-only", "CITE-seq")
         ax = pl.mosaic(joined, "site")
         labels = [tick.get_text() for tick in ax.get_yticklabels()]
-        assert labels == ["ASAP-seq\n40 cells", "CITE-seq\n40 cells", "CITE-seq\n40 cells"]
+        assert labels == ["ASAP-seq\n40 cells", "CITE-seq\n40 cells", "CITE-seq\n30 cells"]
 
     @pytest.mark.parametrize("view", [True, False])
     @pytest.mark.parametrize("batch_key", [None, "batch"])
@@ -271,7 +272,7 @@ class TestMeasuredVsImputed:
         return measured, measured + noise
 
     def test_best_to_worst_and_their_scores(self):
-        measured, imputed = self.tables()
+        measured, imputed = (table.iloc[:, ::-1] for table in self.tables())
         axes = pl.measured_vs_imputed(measured, imputed)
         scores = metrics.feature_correlation(imputed, measured, per_feature=True)
         ranked = scores["pearson"].sort_values(ascending=False)

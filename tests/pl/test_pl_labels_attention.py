@@ -72,6 +72,18 @@ class TestAttention:
         shown = drawn(ax)
         assert list(shown.columns) == ["CD14", "CD3"] and list(shown.index) == ["LYZ", "CD3E"]
 
+    def test_strongest_stand_on_top_and_share_a_key_side_by_side(self):
+        matrix = self.matrix(1.0)
+        strong = {("LYZ", "CD14"): 3.0, ("MS4A1", "CD20"): 2.9, ("CD3E", "CD14"): 2.8}
+        for (gene, protein), weight in strong.items():
+            matrix.loc[gene, protein] = weight
+        (ax,) = pl.attention(self.long({"all": matrix}))
+        shown = drawn(ax)
+        assert list(shown.index) == ["LYZ", "CD3E", "MS4A1"]
+        assert list(shown.columns[:2]) == ["CD14", "CD20"]
+        places = ax.transData.transform([(0.5, 0.5), (1.5, 2.5)])
+        assert places[0, 1] > places[1, 1] and places[0, 0] < places[1, 0]
+
     def test_zscores_below_zero_count_as_strong(self):
         table = self.long({"all": self.matrix(1.0)}, zscore=0.1)
         table.loc[5, "zscore"] = -9.0

@@ -69,3 +69,17 @@ class TestPictures:
         )  # fmt: skip
         colors = category_colors(3)
         assert [at[0.0], at[1.0], at[2.0]] == [colors[0], colors[2], colors[1]]
+
+    def test_the_colour_of_a_type_does_not_depend_on_its_values(self):
+        def colors(middle):
+            values = [middle[i % 3] + 0.01 * i for i in range(12)]
+            table = pd.DataFrame({"kind": NAMES * 4, "mumask_uncertainty": values})
+            (ax,) = pl.uncertainty(table, "kind", "mumask_uncertainty")
+            rows = [tick.get_text().split("  ")[0] for tick in ax.get_yticklabels()]
+            return rows, {
+                name: tuple(violin.get_facecolor()[0])
+                for name, violin in zip(rows, ax.collections, strict=True)
+            }
+
+        (rows, one), (others, other) = colors([0.1, 0.4, 0.7]), colors([0.4, 0.7, 0.1])
+        assert rows != others and one == other and len(set(one.values())) == 3

@@ -83,6 +83,15 @@ def test_shares_are_of_values_above_zero(null, reference):
         np.testing.assert_allclose(markers[column], expected, rtol=1e-6)
 
 
+def test_outside_of_every_group_is_the_reference(null):
+    """Also where another group is ranked beside it."""
+    null.obs["group"] = np.arange(N) % 3
+    markers = rank_markers(null, "group", groups=[0, 2], reference=1, n_top=None)
+    above = null["rna"].to_df()[null.obs["group"] == 1] > 0
+    for _, own in markers.groupby("group"):
+        np.testing.assert_allclose(own["share_out"], above.mean()[own["feature"]], rtol=1e-6)
+
+
 def test_groups_and_reference_by_number(null):
     by_name = rank_markers(null, "group", groups=["0"], reference="1")
     pd.testing.assert_frame_equal(rank_markers(null, "group", groups=0, reference=1), by_name)

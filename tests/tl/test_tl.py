@@ -180,7 +180,11 @@ def test_the_state_that_grows_is_found():
     assert table.loc["T", "auroc"] <= 0.1  # shares sum to 1
     assert table.index[-1] == "B"
     mirrored = mumask.tl.cell_state_auroc(obs, "donor", "state", "group", positive="control")
-    np.testing.assert_allclose(mirrored["auroc"], 1 - table["auroc"].reindex(mirrored.index))
+    table = table.loc[mirrored.index]
+    np.testing.assert_allclose(mirrored["auroc"], 1 - table["auroc"])
+    np.testing.assert_allclose(mirrored["mean_positive"], table["mean_negative"])
+    for column in ("pval", "pval_adj"):  # a state that shrinks is as telling
+        np.testing.assert_allclose(mirrored[column], table[column])
 
 
 def test_samples_count_once_whatever_their_size():

@@ -159,3 +159,20 @@ def test_whole_network_training_never_learns_a_validation_set(make_mosaic, optio
     again, after = predictions(with_other_labels(make_mosaic(60), held))
     assert after == before
     assert torch.equal(again.module.class_weight, model.module.class_weight)
+
+
+def test_a_query_learns_from_all_its_labels(make_mosaic, monkeypatch):
+    """How sure to be was learned from the reference: nothing has to be held back."""
+    model = masked_autoencoder(make_mosaic(60))
+    model.finetune(head_steps=20)
+    query = CrossAttentionMAE.load_query_data(make_mosaic(60, seed=1), model, unfrozen=True)
+    known, left_out, learner = query.known_types_, [], query._head_learner
+
+    def spied(*args):
+        learn = learner(*args)
+        return lambda n_steps, without: (left_out.append(len(without)), learn(n_steps, without))
+
+    monkeypatch.setattr(query, "_head_learner", spied)
+    query.finetune(max_epochs=1, head_steps=20, **QUIET)
+    assert left_out == [0] and query.known_types_ is known
+    assert (len(query.train_indices), len(query.validation_indices)) == (180, 0)

@@ -74,6 +74,16 @@ def test_a_modality_that_no_cell_of_the_selection_has(model, mapped):
     assert model.impute(solo)["atac"].shape == (8, 40)
 
 
+def test_such_a_selection_is_mapped_and_loaded(model, mapped, tmp_path):
+    solo = mapped[(mapped.obs["batch"] == "solo").to_numpy()].copy()
+    z = model.get_latent_representation(solo)
+    model.save(tmp_path / "model")
+    again = type(model).load(tmp_path / "model", solo)
+    np.testing.assert_allclose(again.get_latent_representation(), z, atol=1e-5)
+    query = type(model).load_query_data(solo, model)
+    assert query.impute()["atac"].shape == (8, 40)
+
+
 def test_more_modalities_and_features_than_the_model(model, new):
     z = model.get_latent_representation(new)
     more = {k: v.copy() for k, v in new.mod.items()}

@@ -84,6 +84,8 @@ def test_kinds_of_indices(trained):
         (mask, np.flatnonzero(mask)),
         (list(mask), np.flatnonzero(mask)),
         (pd.Series(mask, index=names), np.flatnonzero(mask)),
+        (pd.Series(mask, index=names)[::-1], np.flatnonzero(mask)),
+        (pd.Series(True, index=names[[41, 3]]), [3, 41]),
         (np.flatnonzero(mask)[:, None], np.flatnonzero(mask)),
         (names[7], [7]),
         (7, [7]),

@@ -375,3 +375,12 @@ def test_the_panel_of_an_earlier_query_stays_with_its_batch(many_genes):
         warnings.simplefilter("error", UserWarning)
         again.get_latent_representation(narrow)
         MaskedVAE.load_query_data(narrow, mapped)
+
+
+@pytest.mark.parametrize(("unfrozen", "epochs"), [((), 200), (["decoder"], 150)])
+def test_weights_need_more_steps_than_new_categories(options, query, monkeypatch, unfrozen, epochs):
+    monkeypatch.setattr("mumask.model._training.STEPS", 150)
+    monkeypatch.setattr("mumask.model._query.QUERY_STEPS", 200)
+    mapped = MaskedVAE.load_query_data(query, options(), unfrozen=unfrozen)
+    mapped.train(enable_progress_bar=False)
+    assert len(mapped.history["train_loss"]) == epochs

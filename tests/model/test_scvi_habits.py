@@ -96,6 +96,7 @@ def test_configurations_ask_for_held_out_cells_too(unlabelled):
 def test_a_split_without_validation(unlabelled):
     cells = [np.arange(80), None, np.arange(80, 90)]
     unlabelled.train(max_epochs=1, datasplitter_kwargs={"external_indexing": cells}, **QUIET)
+    assert cells[1] is None  # nothing of the user's is changed
     assert len(unlabelled.train_indices) == 80
 
 
@@ -155,6 +156,26 @@ def test_an_interrupted_training_keeps_the_history_and_forgets_labels(mosaic, fi
     assert model.is_trained
     assert not model.module.label_head.fitted
     assert model.known_types_ is None
+
+
+def test_a_training_that_cannot_begin_forgets_no_labels(mosaic, fit, attention):
+    """Whatever is wrong with its arguments, and whoever finds it."""
+    vae = fit(mosaic, epochs=2, setup={"labels_key": "some_labels"})
+    attention.train(max_epochs=1, **QUIET)
+    attention.finetune(head_steps=20)
+    for model in (vae, attention):
+        before = model.predict(soft=True)
+        for wrong in ({"early_stopping": True, "train_size": 1}, {"train_size": 2}, {"foo": 1}):
+            with pytest.raises((TypeError, ValueError)):
+                model.train(max_epochs=1, **wrong, **QUIET)
+        pd.testing.assert_frame_equal(model.predict(soft=True), before)
+        assert model.known_types_ is not None
+
+
+def test_a_share_for_validation_is_enough_to_fine_tune(attention):
+    attention.train(max_epochs=0)
+    attention.finetune(max_epochs=1, head_steps=5, validation_size=0.2, **QUIET)
+    assert len(attention.validation_indices) == 18
 
 
 def test_an_interrupted_fine_tuning_is_none(attention):

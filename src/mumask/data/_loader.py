@@ -81,3 +81,8 @@ class MosaicSplitter(DataSplitter):
     """scvi-tools' split into training, validation and test cells, with our loader."""
 
     data_loader_cls = MosaicLoader
+
+    def __init__(self, *args, external_indexing: list[np.ndarray] | None = None, **kwargs):
+        if external_indexing is not None:  # scvi-tools writes into the list
+            external_indexing = list(external_indexing)
+        super().__init__(*args, external_indexing=external_indexing, **kwargs)

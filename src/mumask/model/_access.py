@@ -212,6 +212,15 @@ def by_name(names: pd.Index, chosen: pd.Series, argument: str) -> pd.Series:
     return chosen.reindex(names, fill_value=False) if known.all() else chosen
 
 
+def obsm_of(mdata: MuData, rows: np.ndarray) -> dict:
+    """What `obsm` holds of some cells; not that which says which cells a modality has."""
+    return {
+        key: values.iloc[rows] if hasattr(values, "iloc") else values[rows]
+        for key, values in mdata.obsm.items()
+        if key not in mdata.mod
+    }
+
+
 def check_library_size(library_size: float | None) -> None:
     """A total to scale counts to, or None."""
     if library_size is None:

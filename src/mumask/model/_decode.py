@@ -14,7 +14,7 @@ from mudata import MuData
 
 from mumask.data import keep_order, keys
 
-from ._access import check_library_size, feature_columns
+from ._access import check_library_size, feature_columns, obsm_of
 from ._encode import EncodeMixin
 
 
@@ -252,9 +252,7 @@ class DecodeMixin(EncodeMixin):
             result = MuData(completed)
         for column in mdata.obs.columns:
             result.obs[column] = mdata.obs[column].iloc[cells].array
-        for key, places in mdata.obsm.items():
-            if key not in mdata.mod:  # there it says which cells a modality has
-                result.obsm[key] = places.iloc[cells] if hasattr(places, "iloc") else places[cells]
+        result.obsm.update(obsm_of(mdata, cells))
         return result
 
     def _annotated(self, values: np.ndarray, mdata: MuData, name: str, cells) -> AnnData:

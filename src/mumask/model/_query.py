@@ -16,6 +16,7 @@ from mudata import MuData
 from mumask.data import check_features, check_is_list, check_is_mosaic, keep_order, keys, presence
 from mumask.nn import GrowingEmbedding
 
+from ._access import obsm_of
 from ._io import SaveLoadMixin, from_plain, init_arguments, one_device
 from ._setup import SetupMixin
 
@@ -104,10 +105,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
             reduced = MuData(parts)
             reduced = reduced[mdata.obs_names.intersection(reduced.obs_names)].copy()
         reduced.obs = mdata.obs.loc[reduced.obs_names].copy()
-        rows = mdata.obs_names.get_indexer(reduced.obs_names)
-        for key, values in mdata.obsm.items():
-            if key not in mdata.mod:  # there it says which cells a modality has
-                reduced.obsm[key] = values.iloc[rows] if hasattr(values, "iloc") else values[rows]
+        reduced.obsm.update(obsm_of(mdata, mdata.obs_names.get_indexer(reduced.obs_names)))
         reduced.uns.update(mdata.uns)
         return reduced
 

@@ -20,6 +20,7 @@ from ._training import (
     check_arguments,
     check_held_out,
     default_epochs,
+    forget_at_start,
     kept_history,
     looks_at_held_out,
     train_on_the_rest,
@@ -74,13 +75,19 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         if max_epochs is None:
             budget = self._budget(STEPS, 2)
             max_epochs = default or default_epochs(self.adata.n_obs, batch_size, *budget)
+        looking = looks_at_held_out(kwargs)
+        train_on_the_rest(kwargs, held_out=looking)
+        if looking and max_epochs:
+            check_held_out(self.adata_manager, batch_size, kwargs)
         if not self.is_trained:
             self._prepare()
         module, presence = self.module, self._which_modalities()
         self._enter("pretrain", presence)
         self._check_trainable()
-        if self.mapped_ is None:  # a head of before does not fit what the embeddings become
-            self._forget_labels()
+        if self.mapped_ is None:
+            if not max_epochs:
+                self._forget_labels()
+            forget_at_start(self, kwargs)
         runner = self._run(max_epochs, batch_size, kwargs)
         if self.mapped_ is None:  # a query keeps the scale of the reference
             module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
@@ -205,10 +212,6 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             self.is_trained_ = True
             self.module.eval()
             return None
-        looking = looks_at_held_out(kwargs)
-        train_on_the_rest(kwargs, held_out=looking)
-        if looking:
-            check_held_out(self.adata_manager, batch_size, kwargs)
         kwargs.setdefault("early_stopping_monitor", "validation_loss")  # every stage has one
         kwargs.setdefault("gradient_clip_val", 1.0)
         allow_unused_weights(kwargs)
@@ -245,6 +248,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         options = kwargs.get("datasplitter_kwargs") or {}
         if not (looks_at_held_out(kwargs) or SPLIT & {*kwargs, *options}):
             return None
+        train_on_the_rest(kwargs, held_out=True)
         splitter = check_held_out(self.adata_manager, batch_size, kwargs)
         splitter.setup()
         return [splitter.train_idx, splitter.val_idx, splitter.test_idx]

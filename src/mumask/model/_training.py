@@ -10,6 +10,7 @@ from math import ceil
 
 import numpy as np
 import pandas as pd
+from lightning.pytorch.callbacks import Callback
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint, TrainingPlan
 
@@ -68,8 +69,6 @@ def check_held_out(manager: MosaicManager, batch_size: int, kwargs: dict) -> Mos
     """The split that is asked for; something has to be left for what looks at held-out cells."""
     options = {name: kwargs[name] for name in SPLIT & kwargs.keys()}
     options |= kwargs.get("datasplitter_kwargs") or {}
-    if options.get("external_indexing") is not None:  # scvi-tools writes into this list
-        options["external_indexing"] = list(options["external_indexing"])
     with warnings.catch_warnings():  # scvi-tools will say it again
         warnings.simplefilter("ignore")
         splitter = MosaicSplitter(manager, **{"batch_size": batch_size, **options})
@@ -96,15 +95,36 @@ def allow_unused_weights(kwargs: dict) -> None:
     Processes have to be told apart by the sampler of scvi-tools, which asks for DDP by its name.
     """
     devices = kwargs.get("devices", 1)
-    if isinstance(devices, str) and devices != "auto":
-        named = [name for name in devices.split(",") if name.strip()]
-        devices = named if "," in devices else int(devices)
+    if isinstance(devices, str) and "," in devices:
+        devices = [name for name in devices.split(",") if name.strip()]
+    elif isinstance(devices, str) and devices.lstrip("-").isdigit():
+        devices = int(devices)
     several = devices == -1 or (isinstance(devices, int) and devices > 1)
     if several or (isinstance(devices, list | tuple) and len(devices) > 1):
         if kwargs.get("strategy", "auto") == "auto":
             kwargs["strategy"] = "ddp"
     if kwargs.get("strategy") in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):
         kwargs["strategy"] += "_find_unused_parameters_true"
+
+
+class ForgetLabels(Callback):
+    """Forgets the labels of a model once its weights begin to move: they fit no other latent space.
+
+    Not before, so that a training which cannot begin leaves the model as it was.
+    """
+
+    def __init__(self, model):
+        self.model = model
+
+    def on_train_start(self, *_) -> None:
+        """The first step is about to be taken."""
+        self.model._forget_labels()
+
+
+def forget_at_start(model, kwargs: dict) -> None:
+    """Add :class:`ForgetLabels` to the arguments of a training."""
+    given = {**(kwargs.get("trainer_config") or {}), **kwargs}.get("callbacks") or []
+    kwargs["callbacks"] = [*given, ForgetLabels(model)]
 
 
 @contextmanager
@@ -201,11 +221,11 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
                 f"`schedule`: {schedule!r} is unknown; choose from {list(SCHEDULES)}, or pass a "
                 "function of the presence matrix."
             )
-        if self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]:
-            self._labels_to_learn()
         looking = looks_at_held_out(kwargs)
         splitting = SPLIT & {*kwargs, *(kwargs.get("datasplitter_kwargs") or {})}
         calibrated = self.mapped_ is None and keys.LABELS in self.registry_["field_registries"]
+        if calibrated:
+            self._labels_to_learn()
         train_on_the_rest(kwargs, held_out=looking or calibrated)
         if looking:
             check_held_out(self.adata_manager, batch_size, kwargs)
@@ -225,7 +245,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         self.module.output_masks = dict(output_masks or {})
         self.module.train()  # Lightning leaves it in the mode that the last inference put it in
         if self.mapped_ is None:
-            self._forget_labels()  # they do not fit what the latent space becomes
+            forget_at_start(self, kwargs)
         try:
             with kept_history(self):
                 runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)

@@ -9,6 +9,8 @@ masked in all cells need not be there at all: ``nll`` then takes the `columns` t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import scvi.distributions
 import torch
 from torch import distributions, nn
@@ -28,7 +30,7 @@ def _picked(values: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor
     return values if features is None else values.index_select(-1, features)
 
 
-class CountLikelihood(nn.Module):
+class CountLikelihood(nn.Module, ABC):
     """Counts whose mean is the cell's total times a composition over features.
 
     The composition is a softmax over the measured features: a batch with a smaller panel spreads
@@ -67,6 +69,7 @@ class CountLikelihood(nn.Module):
         """
         return self.log_mean(raw, total, mask, features).exp()
 
+    @abstractmethod
     def nll(
         self,
         outputs: LinearOutputs,
@@ -75,13 +78,12 @@ class CountLikelihood(nn.Module):
         columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Negative log-likelihood summed over unmasked features, shape ``(n,)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distribution(
         self, raw: torch.Tensor, total: torch.Tensor, mask: torch.Tensor | None = None
     ) -> distributions.Distribution:
         """Of the values of cells with `total` counts in the features of `mask`."""
-        raise NotImplementedError
 
 
 class Poisson(CountLikelihood):

@@ -65,7 +65,8 @@ def impute_from_neighbors(
         If a modality, feature or representation is missing, or `batch_key` where it is needed.
     ValueError
         If a cell has no place in the latent space, the two spaces differ in dimension,
-        `n_neighbors` is below 1 or above the number of reference cells, or a feature was not measured in all of them.
+        `n_neighbors` is below 1 or above the number of reference cells, or a feature was not
+        measured in all of them.
 
     Examples
     --------

@@ -75,8 +75,9 @@ def answers(problem, job, model, mdata):
     if "protein" in problem.targets and job.settings.get("neighbours"):
         outputs["protein"] = _from_neighbours(problem, model, mdata, query)
     elif "protein" in problem.targets:
-        counts = query.get_normalized_expression(modality="protein", source="rna")
-        outputs["protein"] = clr(counts[problem.targets["protein"]].to_numpy())
+        proteins = list(problem.targets["protein"])
+        logs = query.get_log_expression(modality="protein", source="rna", features=proteins)
+        outputs["protein"] = logs.sub(logs.mean(axis=1), axis=0).to_numpy()
     if "query_labels" in problem.asks:
         outputs["query_labels"] = query.predict().to_numpy(str)
     return outputs

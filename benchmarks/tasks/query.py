@@ -48,7 +48,8 @@ QUERY = Task(
     "PBMC 10k CITE-seq split by cells: 70 % are the labelled reference, 30 % the query, from which "
     "protein and labels are removed (a new split for every seed). Generated protein is compared "
     "with the measured on one scale for all methods, the centred log-ratio over a cell's 14 "
-    "proteins; methods that predict counts get the same transformation.",
+    "proteins; methods that predict counts get the same transformation, expected logarithms (ours: "
+    "`get_log_expression`) are centred.",
     build,
     score,
     {**{name: name for name in CORRELATIONS}, "accuracy": "accuracy", "macro_f1": "macro-F1"},

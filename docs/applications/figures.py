@@ -111,9 +111,9 @@ def transfer() -> None:
         *(x.astype(pd.CategoricalDtype(order)) for x in (kinds, labels)), show=False
     )
     save("confusion")
-    protein = mapped.get_normalized_expression(modality="protein")
-    measured = full["protein"][query.obs_names].to_df()
-    mumask.pl.measured_vs_imputed(measured, protein, log1p=True, show=False)
+    protein = mapped.get_log_expression(modality="protein")
+    measured = np.log1p(full["protein"][query.obs_names].to_df())
+    mumask.pl.measured_vs_imputed(measured, protein, show=False)
     save("proteins")
 
 

@@ -17,8 +17,8 @@ from mumask.nn._inputs import TRANSFORMS
 
 from ._attention import AttentionMixin
 from ._counterfactual import CounterfactualMixin
-from ._decode import DecodeMixin
 from ._differential import DifferentialMixin
+from ._log_expression import LogExpressionMixin
 from ._modality_specs import ModalitySpecsMixin
 from ._query import QueryMixin
 from ._stages import StagesMixin
@@ -51,7 +51,7 @@ class CrossAttentionMAE(
     AttentionMixin,
     DifferentialMixin,
     CounterfactualMixin,
-    DecodeMixin,
+    LogExpressionMixin,
 ):
     """Masked autoencoder with cross-attention between modalities (scMMAE).
 

@@ -17,6 +17,7 @@ from ._counterfactual import CounterfactualMixin
 from ._differential import PosteriorDifferentialMixin
 from ._label_fitting import LabelFittingMixin
 from ._latent import LatentMixin
+from ._log_expression import LogExpressionMixin
 from ._modality_specs import ModalitySpecsMixin
 from ._predictive import PredictiveMixin
 from ._query import QueryMixin
@@ -67,6 +68,7 @@ class MaskedVAE(
     MaskedTrainingMixin,
     PosteriorDifferentialMixin,
     CounterfactualMixin,
+    LogExpressionMixin,
     LatentMixin,
     PredictiveMixin,
     LabelFittingMixin,

@@ -91,6 +91,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         runner = self._run(max_epochs, batch_size, kwargs)
         if self.mapped_ is None:  # a query keeps the scale of the reference
             module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
+            self._fit_metacells()
         return runner
 
     def finetune(
@@ -182,6 +183,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             self._fit_head(labels, views, head_steps or CALIBRATION_STEPS, held)
         elif self.known_types_ is None:
             self._calibrate_on(labels, held)
+        if max_epochs and self.mapped_ is None:
+            self._fit_metacells()
         module.finetuned.fill_(True)
         module.eval()
 

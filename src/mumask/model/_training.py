@@ -107,8 +107,8 @@ def allow_unused_weights(kwargs: dict) -> None:
         kwargs["strategy"] += "_find_unused_parameters_true"
 
 
-class ForgetLabels(Callback):
-    """Forgets the labels of a model once its weights begin to move: they fit no other latent space.
+class ForgetFitted(Callback):
+    """Forgets what was fitted to a latent space once its weights begin to move: it fits no other.
 
     Not before, so that a training which cannot begin leaves the model as it was.
     """
@@ -119,12 +119,13 @@ class ForgetLabels(Callback):
     def on_train_start(self, *_) -> None:
         """The first step is about to be taken."""
         self.model._forget_labels()
+        self.model.module.metacells.forget()
 
 
 def forget_at_start(model, kwargs: dict) -> None:
-    """Add :class:`ForgetLabels` to the arguments of a training."""
+    """Add :class:`ForgetFitted` to the arguments of a training."""
     given = {**(kwargs.get("trainer_config") or {}), **kwargs}.get("callbacks") or []
-    kwargs["callbacks"] = [*given, ForgetLabels(model)]
+    kwargs["callbacks"] = [*given, ForgetFitted(model)]
 
 
 @contextmanager
@@ -254,4 +255,5 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             self.module.input_masks, self.module.output_masks = {}, {}
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
             self._fit_label_head(held_for_calibration=not (looking or splitting))
+            self._fit_metacells()
         return runner

@@ -10,7 +10,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from mumask.data import keys
-from mumask.nn import Covariates, as_dense
+from mumask.nn import Covariates, Metacells, as_dense
 from mumask.nn._fusion import CrossFusion
 from mumask.nn._label_head import LINEAR_HEAD, LabelHead
 from mumask.nn._token_coders import TokenDecoder, TokenEncoder
@@ -20,7 +20,7 @@ from ._attention_weights import AttentionWeights
 from ._mae_decoding import MAEDecoding
 from ._mae_encoding import MAEEncoding
 from ._mae_preparation import MAEPreparation
-from ._modality_spec import ModalitySpec
+from ._modality_spec import ModalitySpec, count_features
 from ._mosaic_batch import MosaicBatch
 
 # What a likelihood of the registration means for the input; see mumask.nn._inputs.
@@ -180,6 +180,7 @@ class CrossAttentionMAEModule(
             self.classifier = LabelHead(n_in, n_classes, **head)
         self.balance = balance
         self.register_buffer("class_weight", torch.ones(n_classes))
+        self.metacells = Metacells(n_latent, count_features(modalities))
 
     @property
     def hiding(self) -> bool:

@@ -20,6 +20,7 @@ from mumask.nn import (
     Covariates,
     FittedHead,
     InputTransform,
+    Metacells,
     MosaicDecoder,
     MosaicEncoder,
     TotalHead,
@@ -34,7 +35,7 @@ from mumask.nn import (
 )
 
 from ._decoding import Decoding
-from ._modality_spec import ModalitySpec
+from ._modality_spec import ModalitySpec, count_features
 from ._mosaic_batch import MosaicBatch
 from ._query_inference import QueryInference
 
@@ -177,6 +178,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         self.label_head = (
             FittedHead(n_latent, len(self.names), n_classes) if label_head and n_classes else None
         )
+        self.metacells = Metacells(n_latent, count_features(modalities))
 
     # Masks
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from mumask.nn import LIKELIHOODS
 
 
 @dataclass
@@ -40,3 +43,12 @@ class ModalitySpec:
     held_out: np.ndarray
     weight: float = 1.0
     new_panel: np.ndarray | None = None
+
+
+def count_features(modalities: Mapping[str, ModalitySpec]) -> dict[str, int]:
+    """Number of features of every modality of counts."""
+    return {
+        name: spec.n_features
+        for name, spec in modalities.items()
+        if LIKELIHOODS[spec.likelihood].support == "count"
+    }

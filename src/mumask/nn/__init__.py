@@ -20,6 +20,7 @@ from ._masks import (
     through_panels,
     users_mask,
 )
+from ._metacells import Metacells
 from ._mosaic_coder import MosaicDecoder, MosaicEncoder
 from ._priors import ClusterPrior, kl_standard, label_loss
 from ._totals import TotalHead
@@ -37,6 +38,7 @@ __all__ = [
     "InputTransform",
     "LabelHead",
     "LinearOutputs",
+    "Metacells",
     "MosaicDecoder",
     "MosaicEncoder",
     "TotalHead",

@@ -1,0 +1,135 @@
+"""Expected logarithms of counts: the decoder, and what like reference cells have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+
+from mumask.data import keys
+from mumask.nn import as_dense
+
+from ._access import feature_columns
+from ._decode import DecodeMixin
+
+# Cells from which metacells are made.
+METACELL_CELLS = 10_000
+# Batch of whose level the metacells are.
+OF_BATCH = 0
+
+
+class LogExpressionMixin(DecodeMixin):
+    """``get_log_expression``, and the metacells that it reads."""
+
+    def get_log_expression(
+        self,
+        mdata: MuData | None = None,
+        indices: Sequence | None = None,
+        modality: str | None = None,
+        source: str | Sequence[str] | None = None,
+        transform_batch: str | Sequence[str] | None = None,
+        features: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Expected ``log1p`` of the counts of one modality, whether a cell has it or not.
+
+        A cell whose other modalities leave two levels of a protein open has an expected count near
+        the higher one; its expected logarithm lies between them, as the cells do in a plot. Less
+        the mean of each cell it is the centred log-ratio (CLR by cell) that the proteins would have.
+
+        It is the mean of two estimates: the logarithm of what the decoder expects, and the mean
+        logarithm that was measured in reference cells nearby in the latent space. Of the latter the
+        model keeps the means of 100 groups, made at the end of its training, so that a query needs
+        no reference data. Their difference between batches is the decoder's.
+
+        Parameters
+        ----------
+        mdata
+            Data; by default those of the model.
+        indices
+            Cells, as numbers, booleans or names; all by default.
+        modality
+            Modality of counts; the first by default.
+        source
+            Modalities to encode from; by default all that a cell has.
+        transform_batch
+            As if from this batch, or the mean over several; by default each cell's own.
+        features
+            Names of the features to return; all by default.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Data frame of cells x features, at the total that the model expects of each cell, if it
+        learned one, else at that of an average reference cell.
+
+        Raises
+        ------
+        ValueError
+            If the modality does not hold counts.
+
+        Examples
+        --------
+        >>> logs = model.get_log_expression(
+        ...     source="rna", modality="protein", indices=mdata.obs["batch"] == "RNA-only"
+        ... )
+        >>> logs.shape
+        (60, 12)
+        >>> clr = logs.sub(logs.mean(axis=1), axis=0)
+        """
+        modality = self.modalities[0] if modality is None else modality
+        names, metacells = self.feature_names(modality), self.module.metacells
+        if modality not in metacells.names:
+            raise ValueError(
+                f"{modality!r} does not hold counts, of which a logarithm could be expected: see "
+                "get_normalized_expression()."
+            )
+        columns = feature_columns(names, features, modality)
+        picked = torch.as_tensor(columns, device=self.device)
+        mdata, cells = self._cells(mdata, indices)
+        batches = self._batch_codes(transform_batch)
+        parts, missing = [np.empty((0, len(columns)), dtype=np.float32)], 0
+        for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
+            cells_of = (tensors, out, modality)
+            logs = sum(self._decoded_logs(*cells_of, code, picked) for code in batches)
+            logs = logs / len(batches)
+            if metacells.knows(modality):
+                nearby = metacells(out["corrected"], modality)[:, picked]
+                logs = logs + (nearby - self._decoded_logs(*cells_of, OF_BATCH, picked)) / 2
+            logs = logs.clamp(min=0).masked_fill(~has_source[:, None], float("nan"))
+            parts.append(logs.cpu().numpy())
+            missing += int((~has_source).sum())
+        self._warn_without_source(missing, source)
+        values = np.concatenate(parts)
+        return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
+
+    def _decoded_logs(self, tensors, out: dict, modality: str, code, features=None):
+        """Logarithms of the expected counts of a minibatch as if from a batch, or its own."""
+        (point,) = self._latent_points(out, None)
+        inputs = self.module._get_generative_input(tensors, out)
+        hidden = self._hidden_as_if(inputs, point, code)
+        average = float(self._state(keys.values_key(modality))["total"])
+        total = torch.full((len(point), 1), average, device=self.device)
+        return self._mean_over([hidden], modality, total, True, features=features).log1p()
+
+    def _fit_metacells(self) -> None:
+        """Group cells by their place in the latent space, and take the means of what they have."""
+        metacells = self.module.metacells
+        if not metacells.names:
+            return
+        cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:METACELL_CELLS]
+        encoded = lambda: self._encode(self.adata, np.sort(cells), None, None)
+        metacells.place(torch.cat([out["corrected"] for _, out, _ in encoded()]))
+        for tensors, out, _ in encoded():
+            for name in metacells.names:
+                if len(rows := self.module.rows_of(tensors, name)):
+                    own = self._decoded_logs(tensors, out, name, None)[rows]
+                    levels = self._decoded_logs(tensors, out, name, OF_BATCH)[rows]
+                    found = as_dense(tensors[keys.values_key(name)]).log1p() - own
+                    if (measured := self.module.measured(tensors, name)) is not None:
+                        found = found * measured
+                    metacells.add(name, out["corrected"][rows], levels + found)

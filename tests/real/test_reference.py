@@ -98,6 +98,29 @@ def test_refinement_helps(mapped, modalities):
     assert refined["ECE"] < 0.06
 
 
+def test_expected_logarithms_follow_a_log_scale_better(mapped):
+    """Centred log-ratios of proteins: than those of expected counts, and close to neighbours."""
+    model, query, kinds, new = mapped
+    known = query[(kinds[query.obs_names] != new).to_numpy()].copy()
+    mumask.pp.clr(known, axis=1)
+    measured = known["protein"].to_df("clr")
+    rna = mudata.MuData({"rna": known["rna"].copy()})
+    mapped_model = MaskedVAE.load_query_data(rna, model)
+    of_counts = np.log1p(mapped_model.get_normalized_expression(modality="protein"))
+    logs = mapped_model.get_log_expression(modality="protein")
+    scores = {}
+    for title, values in (("counts", of_counts), ("logarithms", logs)):
+        values = values.sub(values.mean(axis=1), axis=0)
+        scores[title] = feature_correlation(values, measured.loc[values.index])
+    print(new, scores)
+    for score in ("mSCC", "aSCC", "aPCC"):
+        assert scores["logarithms"][score] > scores["counts"][score]
+    assert scores["logarithms"]["aSCC"] > 0.70
+    too_low = np.log1p(known["protein"].to_df()).mean() - logs.mean()
+    print(too_low.round(2).to_dict())
+    assert too_low.abs().max() < 0.2
+
+
 def test_neighbours_in_the_latent_space_beat_those_in_the_genes(mapped):
     """Proteins of a query with RNA alone, averaged over as many reference cells."""
     model, query, kinds, new = mapped

@@ -38,7 +38,7 @@ class LogExpressionMixin(DecodeMixin):
 
         A cell whose other modalities leave two levels of a protein open has an expected count near
         the higher one; its expected logarithm lies between them, as the cells do in a plot. Less
-        the mean of each cell it is the centred log-ratio (CLR by cell) that the proteins would have.
+        the mean of each cell it is the centred log-ratio of the proteins, with a pseudocount of one.
 
         It is the mean of two estimates: the logarithm of what the decoder expects, and the mean
         logarithm that was measured in reference cells nearby in the latent space. Of the latter the

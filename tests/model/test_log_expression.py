@@ -198,6 +198,9 @@ def test_memory_is_saved_and_goes_to_queries(model, make_mosaic, tmp_path):
     mapped = cls.load_query_data(query, model)
     mapped.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
     assert (mapped.module.metacells.levels_protein == levels).all()
+    mapped = cls.load_query_data(query, model, unfrozen=True)  # and the latent space moves
+    mapped.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
+    assert not mapped.module.metacells.knows("protein")
 
 
 @pytest.mark.parametrize("cls", SMALL)

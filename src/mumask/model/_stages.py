@@ -84,10 +84,9 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         module, presence = self.module, self._which_modalities()
         self._enter("pretrain", presence)
         self._check_trainable()
-        if self.mapped_ is None:
-            if not max_epochs:
-                self._forget_labels()
-            forget_at_start(self, kwargs)
+        if self.mapped_ is None and not max_epochs:
+            self._forget_labels()
+        forget_at_start(self, kwargs)
         runner = self._run(max_epochs, batch_size, kwargs)
         if self.mapped_ is None:  # a query keeps the scale of the reference
             module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
@@ -171,6 +170,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             split = split or [np.setdiff1d(np.arange(len(labels)), held), held]
             splitting = {**(kwargs.get("datasplitter_kwargs") or {}), "external_indexing": split}
             self._enter("finetune", self._which_modalities())
+            forget_at_start(self, kwargs)
             try:
                 self._run(max_epochs, batch_size, {**kwargs, "datasplitter_kwargs": splitting})
             except BaseException:  # a head and encoders that are half-way to each other

@@ -118,8 +118,11 @@ class ForgetFitted(Callback):
 
     def on_train_start(self, *_) -> None:
         """The first step is about to be taken."""
-        self.model._forget_labels()
-        self.model.module.metacells.forget()
+        mapped = self.model.mapped_  # a query keeps what is the reference's, where that stays put
+        if mapped is None:
+            self.model._forget_labels()
+        if mapped is None or mapped["unfrozen"]:
+            self.model.module.metacells.forget()
 
 
 def forget_at_start(model, kwargs: dict) -> None:
@@ -245,8 +248,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         self.module.input_masks = dict(input_masks or {})
         self.module.output_masks = dict(output_masks or {})
         self.module.train()  # Lightning leaves it in the mode that the last inference put it in
-        if self.mapped_ is None:
-            forget_at_start(self, kwargs)
+        forget_at_start(self, kwargs)
         try:
             with kept_history(self):
                 runner = super().train(max_epochs=max_epochs, batch_size=batch_size, **kwargs)

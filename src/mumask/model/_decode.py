@@ -16,6 +16,7 @@ from mumask.data import keep_order, keys
 
 from ._access import check_library_size, feature_columns, obsm_of
 from ._encode import EncodeMixin
+from ._off_panel import Trust, trust_off_panel
 
 
 class DecodeMixin(EncodeMixin):
@@ -197,6 +198,10 @@ class DecodeMixin(EncodeMixin):
         cell has. Counts are imputed at the cell's own depth where it has the modality, at the
         depth that the model expects of it (or else that of an average reference cell) where not.
 
+        Off the panel of a batch, counts of its cells differ less from their mean than the decoder
+        says, as far as it is found to overstate differences: for that, features which the batch did
+        measure (at least 20) are hidden from the model and decoded, in up to 1,000 cells.
+
         Parameters
         ----------
         mdata
@@ -234,6 +239,7 @@ class DecodeMixin(EncodeMixin):
             m: np.empty((len(cells), len(self.feature_names(m))), dtype=np.float32) for m in wanted
         }
         absent = {m: np.zeros(len(cells), dtype=bool) for m in wanted}
+        trust = {m: trust_off_panel(self, mdata, m, batches) for m in wanted}
         start = 0
         for tensors, has_source, (hidden,) in self._decoded(
             mdata, cells, None, batches, batch_size
@@ -243,7 +249,8 @@ class DecodeMixin(EncodeMixin):
             for name in wanted:
                 here = tensors[keys.PRESENCE][:, position[name]]
                 absent[name][part] = (~here).cpu().numpy()
-                values[name][part] = self._complete(tensors, hidden, name, here).cpu().numpy()
+                complete = self._complete(tensors, hidden, name, here, trust[name])
+                values[name][part] = complete.cpu().numpy()
         completed = {}
         for name in wanted:
             completed[name] = self._annotated(values[name], mdata, name, cells)
@@ -275,7 +282,9 @@ class DecodeMixin(EncodeMixin):
             adata.varm["imputed"] = pd.DataFrame(off, index=names, columns=self.batches)
         return adata
 
-    def _complete(self, tensors, hidden, name: str, here: torch.Tensor) -> torch.Tensor:
+    def _complete(
+        self, tensors, hidden, name: str, here: torch.Tensor, trust: dict[int, Trust]
+    ) -> torch.Tensor:
         """Measured values of a minibatch where there are any, decoded ones elsewhere."""
         module = self.module
         average = float(self._state(keys.values_key(name))["total"])
@@ -292,6 +301,11 @@ class DecodeMixin(EncodeMixin):
                 )
                 mask[here] = measured
         mean = self._mean_over(hidden, name, total, ~own, mask)
+        for code, known in trust.items():
+            rows = own.squeeze(1) & (tensors[keys.BATCH].squeeze(1) == code)
+            average = total[rows] * known.rates
+            believed = average + known.slope * (mean[rows] - average)
+            mean[rows] = torch.where(getattr(module, f"panel_{name}")[code], mean[rows], believed)
         if here.any():
             x = tensors[keys.values_key(name)].to_dense()
             mean[here] = x if measured is None else torch.where(measured, x, mean[here])

@@ -1,0 +1,170 @@
+"""Features off a panel: differences between cells are imputed as far as they are borne out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+
+from mumask import CrossAttentionMAE, MaskedVAE
+from mumask.model import _decode, _off_panel
+from mumask.model._off_panel import Trust, _moments, _slopes, trust_off_panel
+
+OFF = ["rna1", "rna4", "rna9"]
+PANEL = {"rna": {"cite": [f"rna{j}" for j in range(14) if f"rna{j}" not in OFF]}}
+SMALL = {
+    MaskedVAE: {"n_latent": 4, "n_hidden": 16},
+    CrossAttentionMAE: {"n_latent": 6, "n_embed": 8, "n_heads": 2},
+}
+
+
+def brief(cls, mosaic, panels=PANEL, **setup):
+    cls.setup_mudata(mosaic, batch_key="batch", panels=panels, **setup)
+    model = cls(mosaic, **SMALL[cls])
+    model.train(max_epochs=5, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    return model
+
+
+@pytest.fixture(scope="module", params=SMALL, ids=lambda cls: cls.__name__)
+def model(request, make_mosaic):
+    scvi.settings.seed = 0
+    return brief(request.param, make_mosaic())
+
+
+@pytest.fixture(autouse=True)
+def few_features_are_enough(monkeypatch):
+    monkeypatch.setattr(_off_panel, "LEAST_FEATURES", 5)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 1.0])
+def test_slopes_are_those_that_counts_were_drawn_with(slope):
+    """Whatever the levels: only differences between cells are compared."""
+    rng = np.random.default_rng(0)
+    total = rng.integers(500, 2000, (4000, 1)).astype(float)
+    mean = np.array([0.001, 0.01, 0.05])
+    deviation = rng.normal(0, 0.25, (4000, 3)).clip(-0.9)
+    x = rng.poisson(total * mean * (1 + slope * deviation))
+    rate = 3 * mean * (1 + deviation)  # another technology: three times the level
+    terms = [total.repeat(3, 1), x, total * rate, x * rate, total * rate**2]
+    found = _slopes(torch.as_tensor(np.stack([term.sum(0) for term in terms])))
+    np.testing.assert_allclose(found, slope, atol=0.12)
+
+
+def test_only_panels_that_lack_features_are_looked_at(model, monkeypatch):
+    mdata = model.adata
+    trust = trust_off_panel(model, mdata, "rna", [None])
+    assert list(trust) == [model.batches.index("cite")]
+    (known,) = trust.values()
+    assert 0 <= known.slope <= 1
+    assert known.rates.shape == (14,)
+    assert trust_off_panel(model, mdata, "protein", [None]) == {}  # nothing is off its panel
+    assert trust_off_panel(model, mdata, "atac", [None]) == {}  # no counts
+    monkeypatch.setattr(_off_panel, "LEAST_FEATURES", 12)  # 11 are on the panel
+    assert trust_off_panel(model, mdata, "rna", [None]) == {}
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])
+def test_deviations_are_scaled(model, monkeypatch, slope):
+    rates = torch.rand(14)
+    trust = {model.batches.index("cite"): Trust(slope, rates)}
+    as_decoded, scaled = ({}, trust)
+    imputed = []
+    for one in (as_decoded, scaled):
+        monkeypatch.setattr(_decode, "trust_off_panel", lambda *_, one=one: one)
+        imputed.append(model.impute(modalities=["rna"])["rna"].to_df())
+    decoded, believed = imputed
+    cite = decoded.index.str.startswith("cite")
+    pd.testing.assert_frame_equal(believed[~cite], decoded[~cite])
+    on = [name for name in decoded if name not in OFF]
+    pd.testing.assert_frame_equal(believed[on], decoded[on])  # what was measured
+    total = decoded.loc[cite, on].to_numpy().sum(axis=1, keepdims=True)
+    average = total * rates.numpy()[[1, 4, 9]]
+    expected = average + slope * (decoded.loc[cite, OFF] - average)
+    pd.testing.assert_frame_equal(believed.loc[cite, OFF], expected, rtol=1e-4, check_dtype=False)
+
+
+def test_the_mean_over_cells_is_kept(model, monkeypatch):
+    """Of as many cells as are looked at; their totals weigh."""
+    imputed = model.impute(modalities=["rna"])["rna"].to_df()
+    monkeypatch.setattr(_decode, "trust_off_panel", lambda *_: {})
+    decoded = model.impute(modalities=["rna"])["rna"].to_df()
+    cite = decoded.index.str.startswith("cite")
+    sums = imputed.loc[cite, OFF].sum(), decoded.loc[cite, OFF].sum()
+    pd.testing.assert_series_equal(*sums, rtol=1e-3)
+    assert (imputed.loc[cite, OFF].std() <= decoded.loc[cite, OFF].std() * 1.001).all()
+
+
+def test_some_cells_or_all_and_minibatches_give_the_same(model):
+    mdata = model.adata
+    everything = model.impute(modalities=["rna"])["rna"].to_df()
+    chosen = mdata.obs_names[mdata.obs["batch"] == "cite"][[4, 2]]
+    some = model.impute(indices=chosen, modalities=["rna"], batch_size=1)["rna"].to_df()
+    pd.testing.assert_frame_equal(some, everything.loc[chosen], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", SMALL)
+def test_what_is_hidden_is_hidden(cls, make_mosaic):
+    """Counts of hidden features move no expectation."""
+    hidden, sums = torch.tensor([2, 3]), []
+    for count in (0, 50):
+        mosaic = make_mosaic()
+        scvi.settings.seed = 0
+        model = brief(cls, mosaic)
+        rna = mosaic["rna"]
+        x = rna.X.toarray()
+        x[:, hidden] = count
+        rna.X = x
+        cells = np.flatnonzero(mosaic.obs["batch"] == "cite")
+        sums.append(_moments(model, mosaic, cells, "rna", [None], hidden))
+    for row in (0, 2, 4):  # totals, expected counts, and their squares
+        torch.testing.assert_close(sums[0][row], sums[1][row])
+    assert sums[1][1, 2] == 50 * 30
+
+
+def test_masked_elements_bear_nothing_out(make_mosaic):
+    mosaics = []
+    for stored in (0.0, 500.0):
+        mosaic = make_mosaic()
+        rna = mosaic["rna"]
+        seen = np.random.default_rng(3).random(rna.shape) < 0.8
+        rna.X = np.where(seen, rna.X.toarray(), stored)
+        rna.layers["seen"] = seen
+        scvi.settings.seed = 0
+        mosaics.append(brief(MaskedVAE, mosaic, mask_layers={"rna": "seen"}))
+    (one,), (other,) = (trust_off_panel(m, m.adata, "rna", [None]).values() for m in mosaics)
+    assert one.slope == pytest.approx(other.slope, abs=1e-4)
+    torch.testing.assert_close(one.rates, other.rates)
+
+
+def test_a_query_with_fewer_features(make_mosaic):
+    model = brief(MaskedVAE, make_mosaic(), panels=None)
+    query = make_mosaic(20, {"new": ("rna",)}, seed=3)
+    query.mod["rna"] = query["rna"][:, 4:].copy()
+    query.update()
+    mapped = MaskedVAE.load_query_data(query, model)
+    (known,) = trust_off_panel(mapped, query, "rna", [None]).values()
+    assert 0 <= known.slope <= 1
+    complete = mapped.impute(modalities=["rna"])["rna"]
+    assert (complete.X >= 0).all() and np.isfinite(complete.X).all()
+
+
+def test_differences_that_are_not_there_are_not_imputed(make_mosaic):
+    """A decoder that makes up what differs between cells is believed less."""
+    mosaic = make_mosaic(200)
+    scvi.settings.seed = 0
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", panels=PANEL)
+    model = MaskedVAE(mosaic, n_latent=4, n_hidden=32)
+    model.train(max_epochs=40, batch_size=64, enable_progress_bar=False, accelerator="cpu")
+    (honest,) = trust_off_panel(model, mosaic, "rna", [None]).values()
+    inner = model.module.expected
+
+    def exaggerated(hidden, modality, total, mask=None, features=None):
+        values = inner(hidden, modality, total, mask, features)
+        return values * torch.exp(torch.randn(len(values), values.shape[1]))
+
+    model.module.expected = exaggerated
+    (doubted,) = trust_off_panel(model, mosaic, "rna", [None]).values()
+    assert honest.slope > 0.75
+    assert doubted.slope < honest.slope - 0.3

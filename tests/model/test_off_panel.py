@@ -20,8 +20,8 @@ SMALL = {
 }
 
 
-def brief(cls, mosaic, panels=PANEL, **setup):
-    cls.setup_mudata(mosaic, batch_key="batch", panels=panels, **setup)
+def brief(cls, mosaic, **setup):
+    cls.setup_mudata(mosaic, batch_key="batch", panels=PANEL, **setup)
     model = cls(mosaic, **SMALL[cls])
     model.train(max_epochs=5, batch_size=32, enable_progress_bar=False, accelerator="cpu")
     return model
@@ -54,15 +54,22 @@ def test_slopes_are_those_that_counts_were_drawn_with(slope):
 
 def test_only_panels_that_lack_features_are_looked_at(model, monkeypatch):
     mdata = model.adata
-    trust = trust_off_panel(model, mdata, "rna", [None])
+    everyone, cite = np.arange(mdata.n_obs), np.flatnonzero(mdata.obs["batch"] == "cite")
+    trust = trust_off_panel(model, mdata, everyone, "rna", [None])
     assert list(trust) == [model.batches.index("cite")]
     (known,) = trust.values()
     assert 0 <= known.slope <= 1
     assert known.rates.shape == (14,)
-    assert trust_off_panel(model, mdata, "protein", [None]) == {}  # nothing is off its panel
-    assert trust_off_panel(model, mdata, "atac", [None]) == {}  # no counts
+    assert (
+        trust_off_panel(model, mdata, everyone, "protein", [None]) == {}
+    )  # nothing is off its panel
+    assert trust_off_panel(model, mdata, everyone, "atac", [None]) == {}  # no counts
+    some = trust_off_panel(model, mdata, cite[:2], "rna", [None])  # all of their batch counts
+    assert some[model.batches.index("cite")].slope == known.slope
+    others = np.setdiff1d(everyone, cite)
+    assert trust_off_panel(model, mdata, others, "rna", [None]) == {}
     monkeypatch.setattr(_off_panel, "LEAST_FEATURES", 12)  # 11 are on the panel
-    assert trust_off_panel(model, mdata, "rna", [None]) == {}
+    assert trust_off_panel(model, mdata, everyone, "rna", [None]) == {}
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])
@@ -133,18 +140,25 @@ def test_masked_elements_bear_nothing_out(make_mosaic):
         rna.layers["seen"] = seen
         scvi.settings.seed = 0
         mosaics.append(brief(MaskedVAE, mosaic, mask_layers={"rna": "seen"}))
-    (one,), (other,) = (trust_off_panel(m, m.adata, "rna", [None]).values() for m in mosaics)
+    (one,), (other,) = (
+        trust_off_panel(m, m.adata, np.arange(90), "rna", [None]).values() for m in mosaics
+    )
     assert one.slope == pytest.approx(other.slope, abs=1e-4)
     torch.testing.assert_close(one.rates, other.rates)
 
 
-def test_a_query_with_fewer_features(make_mosaic):
-    model = brief(MaskedVAE, make_mosaic(), panels=None)
+@pytest.mark.parametrize("batch_key", ["batch", None])
+def test_a_query_with_fewer_features(make_mosaic, batch_key):
+    """Known to the reference, whether or not it tells its batches from the query's."""
+    mosaic = make_mosaic()
+    MaskedVAE.setup_mudata(mosaic, batch_key=batch_key)
+    model = MaskedVAE(mosaic, **SMALL[MaskedVAE])
+    model.train(max_epochs=5, batch_size=32, enable_progress_bar=False, accelerator="cpu")
     query = make_mosaic(20, {"new": ("rna",)}, seed=3)
     query.mod["rna"] = query["rna"][:, 4:].copy()
     query.update()
     mapped = MaskedVAE.load_query_data(query, model)
-    (known,) = trust_off_panel(mapped, query, "rna", [None]).values()
+    (known,) = trust_off_panel(mapped, query, np.arange(20), "rna", [None]).values()
     assert 0 <= known.slope <= 1
     complete = mapped.impute(modalities=["rna"])["rna"]
     assert (complete.X >= 0).all() and np.isfinite(complete.X).all()
@@ -157,7 +171,7 @@ def test_differences_that_are_not_there_are_not_imputed(make_mosaic):
     MaskedVAE.setup_mudata(mosaic, batch_key="batch", panels=PANEL)
     model = MaskedVAE(mosaic, n_latent=4, n_hidden=32)
     model.train(max_epochs=40, batch_size=64, enable_progress_bar=False, accelerator="cpu")
-    (honest,) = trust_off_panel(model, mosaic, "rna", [None]).values()
+    (honest,) = trust_off_panel(model, mosaic, np.arange(600), "rna", [None]).values()
     inner = model.module.expected
 
     def exaggerated(hidden, modality, total, mask=None, features=None):
@@ -165,6 +179,6 @@ def test_differences_that_are_not_there_are_not_imputed(make_mosaic):
         return values * torch.exp(torch.randn(len(values), values.shape[1]))
 
     model.module.expected = exaggerated
-    (doubted,) = trust_off_panel(model, mosaic, "rna", [None]).values()
+    (doubted,) = trust_off_panel(model, mosaic, np.arange(600), "rna", [None]).values()
     assert honest.slope > 0.75
     assert doubted.slope < honest.slope - 0.3

@@ -239,7 +239,7 @@ class DecodeMixin(EncodeMixin):
             m: np.empty((len(cells), len(self.feature_names(m))), dtype=np.float32) for m in wanted
         }
         absent = {m: np.zeros(len(cells), dtype=bool) for m in wanted}
-        trust = {m: trust_off_panel(self, mdata, m, batches) for m in wanted}
+        trust = {m: trust_off_panel(self, mdata, cells, m, batches) for m in wanted}
         start = 0
         for tensors, has_source, (hidden,) in self._decoded(
             mdata, cells, None, batches, batch_size

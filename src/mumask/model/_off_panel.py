@@ -31,8 +31,10 @@ class Trust(NamedTuple):
     rates: torch.Tensor
 
 
-def trust_off_panel(model, mdata: MuData, name: str, decode_as: list) -> dict[int, Trust]:
-    """By code of the batch, for those whose panel of a modality of counts lacks features.
+def trust_off_panel(
+    model, mdata: MuData, cells: np.ndarray, name: str, decode_as: list
+) -> dict[int, Trust]:
+    """By code of the batch, for those of some cells whose panel of counts lacks features.
 
     What others measured and the batch did as well is hidden from the encoder, a fifth at a time,
     and decoded. The slope is that of the counts against it, each in units of its mean: the median
@@ -42,6 +44,8 @@ def trust_off_panel(model, mdata: MuData, name: str, decode_as: list) -> dict[in
     ----------
     model, mdata
         Model, and data registered with it.
+    cells
+        Numbers of the cells asked for; of their batches, all cells are looked at.
     name
         Modality.
     decode_as
@@ -50,26 +54,28 @@ def trust_off_panel(model, mdata: MuData, name: str, decode_as: list) -> dict[in
     panel = getattr(model.module, f"panel_{name}")
     if panel is None or name not in model.module.metacells.names or name not in mdata.mod:
         return {}
-    found, rng = {}, np.random.default_rng(0)
+    found = {}
     manager = model.get_anndata_manager(mdata, required=True)
     batch_of = np.ravel(manager.get_from_registry(keys.BATCH))
     have = presence(mdata, [name])[:, 0]
-    for code, own in enumerate(panel):
-        shared = (own & (panel.sum(dim=0) > 1)).nonzero().squeeze(1)
-        cells = np.flatnonzero(have & (batch_of == code))
-        if own.all() or len(shared) < LEAST_FEATURES or not len(cells):
+    for code in np.unique(batch_of[cells][have[cells]]):
+        own, rng = panel[code], np.random.default_rng(0)
+        elsewhere = panel.sum(dim=0) > 1 if model.mapped_ is None else own  # in the reference
+        shared = (own & elsewhere).nonzero().squeeze(1)
+        if own.all() or len(shared) < LEAST_FEATURES:
             continue
-        cells = np.sort(rng.permutation(cells)[:CELLS])
+        drawn = rng.permutation(np.flatnonzero(have & (batch_of == code)))
+        drawn = np.sort(drawn[:CELLS])
         order = torch.as_tensor(rng.permutation(len(shared)), device=shared.device)
         slopes = [
-            _slopes(_moments(model, mdata, cells, name, decode_as, hidden)[:, hidden])
+            _slopes(_moments(model, mdata, drawn, name, decode_as, hidden)[:, hidden])
             for hidden in shared[order].chunk(PARTS)
         ]
         slopes = torch.cat(slopes)
         slopes = slopes[slopes.isfinite()]
         if len(slopes):
-            total, _, expected, *_ = _moments(model, mdata, cells, name, decode_as, shared[:0])
-            found[code] = Trust(float(slopes.median().clamp(0, 1)), (expected / total).float())
+            total, _, expected, *_ = _moments(model, mdata, drawn, name, decode_as, shared[:0])
+            found[int(code)] = Trust(float(slopes.median().clamp(0, 1)), (expected / total).float())
     return found
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 from anndata import AnnData
 
 from mumask import CrossAttentionMAE, MaskedVAE
@@ -112,6 +113,25 @@ def test_memory_is_what_was_measured_as_if_in_the_first_batch(trained):
         np.testing.assert_allclose(found, levels, rtol=1e-3, atol=1e-4)
         sizes = np.bincount(nearest[numbers], minlength=len(centres))
         assert np.array_equal(metacells.get_buffer(f"sizes_{name}").numpy(), sizes)
+
+
+def test_half_decoder_half_memory(trained):
+    """Against the definition, for another batch than the one of the memory."""
+    first, other = trained.batches[:2]
+    metacells, options = trained.module.metacells, {"modality": "protein", "source": "rna"}
+    cells = trained.adata.obs_names[(trained.adata.obsm["rna"] > 0).ravel()]
+    z = torch.as_tensor(trained.get_latent_representation(indices=cells, source="rna"))
+    nearby = metacells(z, "protein").numpy()
+    of = lambda batch: trained.get_log_expression(indices=cells, transform_batch=batch, **options)
+    logs = of(other)
+    memory = {n: b.clone() for n, b in metacells.named_buffers()}
+    metacells.forget()
+    decoded, as_first = of(other), of(first)
+    metacells.load_state_dict(memory)
+    expected = (decoded + (nearby - as_first) / 2).clip(lower=0)
+    pd.testing.assert_frame_equal(logs, expected, rtol=1e-3, atol=1e-4)
+    assert np.abs(decoded - as_first).max().max() > 0.05
+    assert np.abs(nearby - as_first).max().max() > 0.2
 
 
 def test_batches_differ_as_the_decoder_says(trained):

@@ -40,7 +40,6 @@ class Metacells(nn.Module):
         """Know no levels any more."""
         for name in self.names:
             self.get_buffer(f"sizes_{name}").zero_()
-            self.get_buffer(f"levels_{name}").zero_()
 
     @torch.no_grad()
     def place(self, z: torch.Tensor) -> None:

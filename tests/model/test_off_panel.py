@@ -92,6 +92,76 @@ def test_deviations_are_scaled(model, monkeypatch, slope):
     pd.testing.assert_frame_equal(believed.loc[cite, OFF], expected, rtol=1e-4, check_dtype=False)
 
 
+@pytest.fixture(scope="module")
+def two_panels(make_mosaic):
+    """Two batches with panels of their own, a fifth of the cells of one without RNA."""
+    scvi.settings.seed = 0
+    mosaic = make_mosaic()
+    rna = mosaic["rna"]
+    drop = [f"cite_{i}" for i in range(6)]
+    mosaic.mod["rna"] = rna[~rna.obs_names.isin(drop)].copy()
+    mosaic.update()
+    others = [name for name in rna.var_names if name not in ("rna2", "rna4")]
+    panels = {"rna": {**PANEL["rna"], "solo": others}}
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", panels=panels)
+    model = MaskedVAE(mosaic, **SMALL[MaskedVAE])
+    model.train(max_epochs=5, batch_size=32, enable_progress_bar=False, accelerator="cpu")
+    return model
+
+
+def test_each_batch_is_trusted_by_itself(two_panels, monkeypatch):
+    """And cells without the modality are decoded as they were."""
+    model, names = two_panels, two_panels.feature_names("rna")
+    rates = {batch: torch.rand(14) for batch in ("cite", "solo")}
+    slopes = {"cite": 0.2, "solo": 0.7}
+    trust = {model.batches.index(b): Trust(slopes[b], rates[b]) for b in slopes}
+    imputed = []
+    for one in ({}, trust):
+        monkeypatch.setattr(_decode, "trust_off_panel", lambda *_, one=one: one)
+        imputed.append(model.impute(modalities=["rna"])["rna"].to_df())
+    decoded, believed = imputed
+    without = ~decoded.index.isin(model.adata["rna"].obs_names)
+    assert without[decoded.index.str.startswith("cite")].sum() == 6
+    pd.testing.assert_frame_equal(believed[without], decoded[without])
+    for batch, off in (("cite", OFF), ("solo", ["rna2", "rna4"])):
+        cells = decoded.index.str.startswith(batch) & ~without
+        assert cells.sum() >= 24
+        on = [name for name in names if name not in off]
+        pd.testing.assert_frame_equal(believed.loc[cells, on], decoded.loc[cells, on])
+        total = decoded.loc[cells, on].to_numpy().sum(axis=1, keepdims=True)
+        average = total * rates[batch].numpy()[names.get_indexer(off)]
+        expected = average + slopes[batch] * (decoded.loc[cells, off] - average)
+        pd.testing.assert_frame_equal(
+            believed.loc[cells, off], expected, rtol=1e-4, check_dtype=False
+        )
+
+
+def test_hidden_is_once_each_what_others_measured_too(two_panels, monkeypatch):
+    """Of the batch "cite": all but what is off its panel, and rna2, which no other batch measured."""
+    model, hidden, inner = two_panels, [], _moments
+    monkeypatch.setattr(
+        _off_panel, "_moments", lambda *a: hidden.append(a[-1].tolist()) or inner(*a)
+    )
+    cite = np.flatnonzero(model.adata.obs["batch"] == "cite")
+    trust_off_panel(model, model.adata, cite, "rna", [None])
+    *parts, last = hidden
+    assert len(parts) == 5
+    assert last == []
+    assert sorted(sum(parts, [])) == [0, 3, 5, 6, 7, 8, 10, 11, 12, 13]
+
+
+def test_as_if_from_another_batch(two_panels):
+    model = two_panels
+    code = model.batches.index("cite")
+    cite = np.flatnonzero(model.adata.obs["batch"] == "cite")
+    own, same, other = (
+        trust_off_panel(model, model.adata, cite, "rna", [as_])[code].rates
+        for as_ in (None, code, model.batches.index("solo"))
+    )
+    torch.testing.assert_close(own, same)
+    assert not torch.allclose(own, other, rtol=1e-3)
+
+
 def test_the_mean_over_cells_is_kept(model, monkeypatch):
     """Of as many cells as are looked at; their totals weigh."""
     imputed = model.impute(modalities=["rna"])["rna"].to_df()

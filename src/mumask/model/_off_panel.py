@@ -58,9 +58,10 @@ def trust_off_panel(
     manager = model.get_anndata_manager(mdata, required=True)
     batch_of = np.ravel(manager.get_from_registry(keys.BATCH))
     have = presence(mdata, [name])[:, 0]
+    n_panels = panel[np.unique(batch_of[have])].sum(dim=0)  # others are full, and measured nothing
     for code in np.unique(batch_of[cells][have[cells]]):
         own, rng = panel[code], np.random.default_rng(0)
-        elsewhere = panel.sum(dim=0) > 1 if model.mapped_ is None else own  # in the reference
+        elsewhere = n_panels > 1 if model.mapped_ is None else own  # in the reference
         shared = (own & elsewhere).nonzero().squeeze(1)
         if own.all() or len(shared) < LEAST_FEATURES:
             continue

@@ -69,9 +69,8 @@ def test_cells_weigh_alike_and_near_ones_more():
     half_way = metacells(torch.tensor([[1.0]]), "rna")
     torch.testing.assert_close(half_way, torch.tensor([[1.5]]))  # three quarters are at 2
     near = metacells(torch.tensor([[0.5]]), "rna")
-    weights = (
-        torch.tensor([10.0, 30.0]) * torch.tensor([-1.0, -9.0]).exp()
-    )  # (.5 / .5)^2, (1.5 / .5)^2
+    squares = torch.tensor([0.5, 1.5]).square() / 0.5**2
+    weights = torch.tensor([10.0, 30.0]) * (-squares).exp()
     torch.testing.assert_close(near, (2 * weights[1] / weights.sum()).reshape(1, 1))
 
 

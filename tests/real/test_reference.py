@@ -99,7 +99,7 @@ def test_refinement_helps(mapped, modalities):
 
 
 def test_expected_logarithms_follow_a_log_scale_better(mapped):
-    """Centred log-ratios of proteins: than those of expected counts, and close to neighbours."""
+    """Centred log-ratios of proteins: than those of expected counts do, and at the right level."""
     model, query, kinds, new = mapped
     known = query[(kinds[query.obs_names] != new).to_numpy()].copy()
     mumask.pp.clr(known, axis=1)

@@ -125,6 +125,10 @@ class AccessMixin(BaseModelClass):
         self._last_copy = copied.uns[_constants._SCVI_UUID_KEY]
         return copied
 
+    def _some_cells(self, most: int) -> np.ndarray:
+        """Cells of the model's data, the same in every call; all if there are no more than `most`."""
+        return np.sort(np.random.default_rng(0).permutation(self.adata.n_obs)[:most])
+
     def _minibatches(
         self, mdata: MuData, cells: np.ndarray, batch_size: int | None
     ) -> Iterator[dict[str, torch.Tensor]]:

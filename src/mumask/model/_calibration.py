@@ -139,7 +139,7 @@ class CalibrationMixin(LabelsMixin):
         """Corrected latent space, where distances to known types are measured, and logits."""
         n_latent = self.module.n_latent
         both = self._collect(
-            lambda out: torch.cat([out["corrected"], out["logits"]], dim=1),
+            lambda _, out: torch.cat([out["corrected"], out["logits"]], dim=1),
             n_latent + self.module.n_classes,
             mdata,
             cells,

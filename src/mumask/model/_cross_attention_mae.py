@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -247,11 +246,11 @@ class CrossAttentionMAE(
         (180, 16)
         """
         mdata, cells = self._cells(mdata, indices)
-        read, width = itemgetter("embedding"), self.module.n_latent
+        read, width = lambda _, out: out["embedding"], self.module.n_latent
         if modality is not None:
             self._check_modality(modality)
             part = self.module.fusion.slices[modality]
-            read, width = lambda out: out["parts"][modality], part.stop - part.start
+            read, width = lambda _, out: out["parts"][modality], part.stop - part.start
         elif self.module.finetuned:
             width = self.module.classifier.n_out
         return self._collect(read, width, mdata, cells, source, batch_size)

@@ -29,20 +29,21 @@ class EncodeMixin(AccessMixin):
 
     def _collect(
         self,
-        read: Callable[[dict], torch.Tensor],
+        read: Callable[[dict, dict], torch.Tensor],
         n_columns: int,
         mdata: MuData,
         cells: np.ndarray,
         source: str | Sequence[str] | None,
         batch_size: int | None,
     ) -> np.ndarray:
-        """Rows ``(n_cells, n_columns)`` that `read` takes from the encoder's output.
+        """Rows ``(n_cells, n_columns)`` that `read` makes of minibatches and the encoder's output.
 
         A cell without any source modality gets NaN, and a warning says how many there are.
         """
         parts, missing = [np.empty((0, n_columns), dtype=np.float32)], 0
-        for _, out, has_source in self._encode(mdata, cells, batch_size, source):
-            parts.append(read(out).masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
+        for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
+            rows = read(tensors, out).masked_fill(~has_source[:, None], float("nan"))
+            parts.append(rows.cpu().numpy())
             missing += int((~has_source).sum())
         self._warn_without_source(missing, source)
         return np.concatenate(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -81,7 +80,7 @@ class LabelsMixin(EncodeMixin):
         self._check_classifier()
         mdata, cells = self._cells(mdata, indices)
         logits = self._collect(
-            itemgetter("logits"), self.module.n_classes, mdata, cells, source, batch_size
+            lambda _, out: out["logits"], self.module.n_classes, mdata, cells, source, batch_size
         )
         probabilities = self._probabilities(logits, self._seen(mdata, cells, source))
         table = pd.DataFrame(probabilities, mdata.obs_names[cells], self.classes)

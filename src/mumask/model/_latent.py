@@ -59,7 +59,7 @@ class LatentMixin(EncodeMixin):
         mdata, cells = self._cells(mdata, indices)
         n = self.module.n_latent
 
-        def read(out: dict) -> torch.Tensor:
+        def read(_, out: dict) -> torch.Tensor:
             mean = out["corrected"] if corrected else out["mean"]
             return torch.cat([mean, out["log_var"].exp()], dim=1) if return_dist else mean
 

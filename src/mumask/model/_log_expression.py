@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
@@ -92,25 +91,21 @@ class LogExpressionMixin(DecodeMixin):
         picked = torch.as_tensor(columns, device=self.device)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
-        parts, missing = [np.empty((0, len(columns)), dtype=np.float32)], 0
-        for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
-            cells_of = (tensors, out, modality)
-            logs = sum(self._decoded_logs(*cells_of, code, picked) for code in batches)
-            logs = logs / len(batches)
+
+        def read(tensors: dict, out: dict) -> torch.Tensor:
+            decoded = lambda code: self._decoded_logs(tensors, out, modality, code, picked)
+            logs = sum(decoded(code) for code in batches) / len(batches)
             if metacells.knows(modality):
                 nearby = metacells(out["corrected"], modality)[:, picked]
-                logs = logs + (nearby - self._decoded_logs(*cells_of, OF_BATCH, picked)) / 2
-            logs = logs.clamp(min=0).masked_fill(~has_source[:, None], float("nan"))
-            parts.append(logs.cpu().numpy())
-            missing += int((~has_source).sum())
-        self._warn_without_source(missing, source)
-        values = np.concatenate(parts)
+                logs = logs + (nearby - decoded(OF_BATCH)) / 2
+            return logs.clamp(min=0)
+
+        values = self._collect(read, len(columns), mdata, cells, source, batch_size)
         return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
 
     def _decoded_logs(self, tensors, out: dict, modality: str, code, features=None):
         """Logarithms of the expected counts of a minibatch as if from a batch, or its own."""
-        (point,) = self._latent_points(out, None)
-        inputs = self.module._get_generative_input(tensors, out)
+        inputs, point = self.module._get_generative_input(tensors, out), out["corrected"]
         hidden = self._hidden_as_if(inputs, point, code)
         average = float(self._state(keys.values_key(modality))["total"])
         total = torch.full((len(point), 1), average, device=self.device)
@@ -121,8 +116,8 @@ class LogExpressionMixin(DecodeMixin):
         metacells = self.module.metacells
         if not metacells.names:
             return
-        cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:METACELL_CELLS]
-        encoded = lambda: self._encode(self.adata, np.sort(cells), None, None)
+        cells = self._some_cells(METACELL_CELLS)
+        encoded = lambda: self._encode(self.adata, cells, None, None)
         metacells.place(torch.cat([out["corrected"] for _, out, _ in encoded()]))
         for tensors, out, _ in encoded():
             for name in metacells.names:

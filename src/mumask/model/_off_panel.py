@@ -9,7 +9,7 @@ import torch
 from mudata import MuData
 
 from mumask.data import keys, presence
-from mumask.nn import as_dense, both
+from mumask.nn import LIKELIHOODS, as_dense, both
 
 # Cells of a batch that are looked at, parts in which their features are hidden, and the least
 # number of features from which anything is concluded.
@@ -52,7 +52,8 @@ def trust_off_panel(
         Codes of the batches to decode as; None: each cell's own.
     """
     panel = getattr(model.module, f"panel_{name}")
-    if panel is None or name not in model.module.metacells.names or name not in mdata.mod:
+    support = LIKELIHOODS[model._state(keys.values_key(name))["likelihood"]].support
+    if panel is None or support != "count" or name not in mdata.mod:
         return {}
     found = {}
     manager = model.get_anndata_manager(mdata, required=True)

@@ -89,7 +89,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         forget_at_start(self, kwargs)
         runner = self._run(max_epochs, batch_size, kwargs)
         if self.mapped_ is None:  # a query keeps the scale of the reference
-            module.calibrate(lambda: self._minibatches(self.adata, self._some_cells(), None))
+            cells = self._some_cells(PREPARATION_CELLS)
+            module.calibrate(lambda: self._minibatches(self.adata, cells, None))
             self._fit_metacells()
         return runner
 
@@ -196,15 +197,11 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
 
     def _prepare(self) -> None:
         """Constants of the inputs, and the starting point of the weights."""
-        cells = self._some_cells()
+        cells = self._some_cells(PREPARATION_CELLS)
         batches = lambda: self._minibatches(self.adata, cells, None)
         self.module.fit_inputs(batches)
         if self._stage_options["start_from_axes"]:
             self.module.start_from_axes(batches)
-
-    def _some_cells(self) -> np.ndarray:
-        cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:PREPARATION_CELLS]
-        return np.sort(cells)
 
     def _which_modalities(self) -> torch.Tensor:
         return torch.as_tensor(presence(self.adata, self.modalities))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mumask.nn import InputTransform, as_dense, nonzeros, row_sums
-from mumask.nn._values import FirstLayer
+from mumask.nn._values import FirstLayer, by_row
 
 
 @pytest.fixture(params=["dense", "csr"])
@@ -30,6 +30,14 @@ def test_nonzeros(counts, layout):
     rebuilt[rows, columns] = values
     assert torch.equal(rebuilt, counts)
     assert torch.equal(as_dense(layout(counts)), counts)
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_values_by_row(counts, layout, mask):
+    counts[[0, 4, 8]] = 0  # the first, the last, and one between
+    starts, columns, values = by_row(layout(counts), mask)
+    rebuilt = torch.sparse_csr_tensor(starts.long(), columns.long(), values, counts.shape)
+    assert torch.equal(rebuilt.to_dense(), counts if mask is None else counts * mask)
 
 
 @pytest.mark.parametrize("mask", [None, MASK])
@@ -110,6 +118,18 @@ def test_outliers_are_cut(layout):
     result = dense(transform(layout(x)))
     assert result.max() == pytest.approx(10, abs=0.01)
     assert result[0, 3] == result.max()
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 80, dtype=torch.bool)])
+def test_counts_are_cut_above(layout, mask):
+    """Ten spreads above the mean; a cell without a cut, and one without counts, beside it."""
+    transform = InputTransform("count", torch.full((80,), 1 / 80))
+    transform.center[:], transform.spread[:] = torch.rand(80), 0.8
+    x = torch.zeros(3, 80)
+    x[0, :2], x[1] = torch.tensor([1.0, 5e3]), torch.arange(80.0) % 3
+    expected = (torch.log1p(x / x.sum(1, keepdim=True).clamp(min=1) * 1e4) - transform.center) / 0.8
+    torch.testing.assert_close(dense(transform(layout(x), mask)), expected.clamp(max=10))
+    assert (expected > 10).sum() == 1
 
 
 @pytest.mark.parametrize("standardize", [False, True])

@@ -308,7 +308,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
 
     def totals_loss(self, tensors, hidden: torch.Tensor) -> torch.Tensor:
         """Loss of the heads that expect totals; it has no gradient beyond them."""
-        loss = hidden.new_zeros(())
+        hidden, loss = hidden.detach(), hidden.new_zeros(())
         for name, head in self.totals.items():
             rows = self.rows_of(tensors, name)
             if len(rows):
@@ -316,7 +316,8 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
                 if measured is not None:  # what the cell would have on a full panel
                     share = (measured * self.transforms[name].profile).sum(dim=1, keepdim=True)
                     total = total / share.clamp(min=1e-3)
-                loss = loss + head.nll(hidden[rows], total)
+                everyone = len(rows) == len(hidden)
+                loss = loss + head.nll(hidden if everyone else hidden[rows], total)
         return loss
 
     def loss(self, tensors, inference_outputs, generative_outputs, kl_weight: float = 1.0):

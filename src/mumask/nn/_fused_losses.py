@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from . import _row_kernels
-from ._linear_outputs import computed, passed_back
+from ._linear_outputs import passed_back
 from ._row_kernels import SMALL
 
 
@@ -30,8 +30,15 @@ def _tables(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return gammas, slopes
 
 
-def _negative_binomial_whole(raw, total, theta, rows, columns, counts):
-    """Cost, and its derivatives to `raw` and (over theta) to `log_theta`."""
+def _rows(starts: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Row of every element, from where the rows start."""
+    every = torch.arange(len(starts) - 1, device=starts.device)
+    return every.repeat_interleave(starts.diff(), output_size=len(columns))
+
+
+def _negative_binomial_whole(raw, bias, total, theta, starts, columns, counts):
+    """Cost, and its derivatives to `raw`, which lacks the bias, and (over theta) to `log_theta`."""
+    raw, rows = raw.add_(bias), _rows(starts, columns)
     share = torch.softmax(raw, dim=1)
     r = torch.mul(share, total).div_(theta)
     log1p_r, full = r.log1p(), r + 1
@@ -62,8 +69,9 @@ def _negative_binomial_whole(raw, total, theta, rows, columns, counts):
     return cost, of_raw, of_theta
 
 
-def _detection_whole(raw, log_total, rows, columns):
-    """Cost, derivative to `raw`, and what the ones of a cell add to that to `log_total`."""
+def _detection_whole(raw, bias, log_total, starts, columns):
+    """Cost, derivative to `raw`, which lacks the bias, and what ones add to that to `log_total`."""
+    raw, rows = raw.add_(bias), _rows(starts, columns)
     share = torch.softmax(raw, dim=1)
     # From `raw`, since the share of an unlikely feature underflows; its log must not.
     offset = share.amax(dim=1).log() - raw.amax(dim=1) + log_total.squeeze(1)
@@ -88,10 +96,11 @@ def excluded(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _unmasked(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
+    hidden: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.dtype]:
-    """Outputs, -inf where masked, and the precision of their products."""
-    raw, dtype = computed(hidden, weight, bias)
+    """Outputs but for the bias, -inf where masked, in full precision; that of the products."""
+    product = hidden @ weight.T
+    raw, dtype = product.to(weight.dtype), product.dtype
     if mask is not None:
         raw.masked_fill_(excluded(mask), float("-inf"))
     return raw, dtype
@@ -100,10 +109,10 @@ def _unmasked(
 class NegativeBinomialLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of counts with mean ``total * softmax(raw)``.
 
-    Call as ``NegativeBinomialLoss.apply(hidden, weight, bias, mask, total, log_theta, rows, columns,
-    counts)``: the parts of :class:`LinearOutputs`, which give `raw` ``(n, n_features)``, what of it
+    Call as ``NegativeBinomialLoss.apply(hidden, weight, bias, mask, total, log_theta, starts,
+    columns, counts)``: the parts of :class:`LinearOutputs`, which give `raw` ``(n, n_features)``, what of it
     counts (booleans, or None for all), `total` ``(n, 1)``, `log_theta` ``(n_features,)`` and the
-    unmasked non-zero counts as coordinates, by row. Returns shape ``(n,)``.
+    unmasked non-zero counts row by row (:func:`~mumask.nn._values.by_row`). Returns shape ``(n,)``.
 
     With ``r = mu / theta``, a count `x` costs ``theta log(1 + r) + x log(1 + r) - x log r`` and the
     log-gammas of the negative binomial. Its derivative to ``log mu`` is
@@ -113,13 +122,13 @@ class NegativeBinomialLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, mask, total, log_theta, rows, columns, counts):
+    def forward(ctx, hidden, weight, bias, mask, total, log_theta, starts, columns, counts):
         """Cost of every cell, and its derivatives in the same pass."""
-        raw, ctx.dtype = _unmasked(hidden, weight, bias, mask)
+        raw, ctx.dtype = _unmasked(hidden, weight, mask)
         function = _row_kernels.negative_binomial if _by_cell(raw) else _negative_binomial_whole
         with torch.autocast(raw.device.type, enabled=False):
             theta = log_theta.exp()
-            cost, *derivatives = function(raw, total, theta, rows, columns, counts)
+            cost, *derivatives = function(raw, bias, total, theta, starts, columns, counts)
         ctx.save_for_backward(hidden, weight, theta, *derivatives)
         return cost
 
@@ -136,9 +145,9 @@ class NegativeBinomialLoss(torch.autograd.Function):
 class DetectionLoss(torch.autograd.Function):
     """Negative log-likelihood per cell of what Poisson counts of mean ``total * softmax(raw)`` show.
 
-    Call as ``DetectionLoss.apply(hidden, weight, bias, mask, log_total, rows, columns)``, the first
-    four as for :class:`NegativeBinomialLoss`, with `log_total` ``(n, 1)`` and the unmasked ones as
-    coordinates; returns shape ``(n,)``.
+    Call as ``DetectionLoss.apply(hidden, weight, bias, mask, log_total, starts, columns)``, the first
+    four as for :class:`NegativeBinomialLoss`, with `log_total` ``(n, 1)`` and the unmasked ones row
+    by row; returns shape ``(n,)``.
 
     A zero costs ``mu``, a one ``-log(1 - e^-mu)``. The means of a cell add up to its total, so
     that ``total - sum log(e^mu - 1)`` over the ones is all of it, and nothing but the softmax
@@ -146,12 +155,12 @@ class DetectionLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, mask, log_total, rows, columns):
+    def forward(ctx, hidden, weight, bias, mask, log_total, starts, columns):
         """Cost of every cell, and its derivatives in the same pass."""
-        raw, ctx.dtype = _unmasked(hidden, weight, bias, mask)
+        raw, ctx.dtype = _unmasked(hidden, weight, mask)
         function = _row_kernels.detection if _by_cell(raw) else _detection_whole
         with torch.autocast(raw.device.type, enabled=False):
-            cost, of_raw, of_ones = function(raw, log_total, rows, columns)
+            cost, of_raw, of_ones = function(raw, bias, log_total, starts, columns)
             of_total = log_total.exp() - of_ones.unsqueeze(1)
         ctx.save_for_backward(hidden, weight, of_raw, of_total)
         return cost

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ._fused_losses import DetectionLoss, NegativeBinomialLoss, excluded
 from ._linear_outputs import LinearOutputs
-from ._values import as_dense, nonzeros, row_sums, sum_by_row
+from ._values import as_dense, by_row, nonzeros, row_sums
 
 
 def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -110,12 +110,8 @@ class NegativeBinomial(CountLikelihood):
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
     def nll(self, outputs, x, mask=None, columns=None):
-        rows, features, values = nonzeros(x)
-        if mask is not None:
-            seen = mask[rows, features]
-            rows, features, values = rows[seen], features[seen], values[seen]
         total, log_theta = row_sums(x, mask).clamp(min=1.0), _picked(self.log_theta, columns)
-        cost = NegativeBinomialLoss.apply(*outputs, mask, total, log_theta, rows, features, values)
+        cost = NegativeBinomialLoss.apply(*outputs, mask, total, log_theta, *by_row(x, mask))
         return cost if mask is None else cost * mask.any(dim=1)
 
     def distribution(self, raw, total, mask=None):
@@ -180,13 +176,10 @@ class Bernoulli(CountLikelihood):
         self.log_excess = nn.Parameter(torch.zeros(()))
 
     def nll(self, outputs, x, mask=None, columns=None):
-        rows, features, _ = nonzeros(x)
-        if mask is not None:
-            seen = mask[rows, features]
-            rows, features = rows[seen], features[seen]
-        n_open = sum_by_row(self.log_excess.new_ones(len(rows)), rows, len(x))
+        starts, features, _ = by_row(x, mask)
+        n_open = starts.diff().to(self.log_excess.dtype).unsqueeze(1)
         log_total = n_open.clamp(min=1.0).log() + self.log_excess
-        cost = DetectionLoss.apply(*outputs, mask, log_total, rows, features)
+        cost = DetectionLoss.apply(*outputs, mask, log_total, starts, features)
         return cost if mask is None else cost * mask.any(dim=1)
 
     def mean(self, raw, total, mask=None, features=None):

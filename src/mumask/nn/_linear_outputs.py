@@ -14,9 +14,6 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-# Outputs computed at a time: with their weights they stay in the second cache of a core.
-WIDTH = 512
-
 
 class LinearOutputs(NamedTuple):
     """Outputs of a linear layer that have not been computed yet.
@@ -61,24 +58,6 @@ class ScaledOutputs(NamedTuple):
     def raw(self) -> torch.Tensor:
         """The outputs, ``(n, n_outputs)``, in the precision of scale and shift."""
         return F.linear(self.hidden, self.weight, self.bias) * self.scale + self.shift
-
-
-def computed(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-) -> tuple[torch.Tensor, torch.dtype]:
-    """Outputs of a layer in full precision, and the precision of the products that gave them.
-
-    Shape ``(n, n_outputs)``, without a way back for gradients.
-    """
-    if weight.device.type != "cpu":
-        outputs = F.linear(hidden, weight, bias)
-        return outputs.to(weight.dtype), outputs.dtype
-    outputs = weight.new_empty(len(hidden), len(weight))
-    blocks = zip(outputs.split(WIDTH, dim=1), weight.split(WIDTH), bias.split(WIDTH), strict=True)
-    for block, its_weight, its_bias in blocks:
-        product = hidden @ its_weight.T
-        torch.add(product, its_bias, out=block)
-    return outputs, product.dtype
 
 
 def passed_back(

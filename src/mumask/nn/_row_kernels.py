@@ -29,6 +29,7 @@ LOG2_E, LN2_HIGH, LN2_LOW = _f(1.44269504), _f(0.693359375), _f(-2.12194440e-4)
 LEAST_EXPONENT = _f(-87.0)  # e to this is the smallest normal number
 LEAST_MEAN = float(np.finfo(_f).tiny)
 SQRT_HALF_BITS, MANTISSA_BITS, BIAS = _i(0x3F3504F3), _i(23), _i(127)
+SIGN_BIT, ALL_BUT_SIGN = _i(31), _i(0x7FFFFFFF)
 
 
 @intrinsic
@@ -37,14 +38,14 @@ def _as_float(context, bits):
 
 
 @intrinsic
-def _as_bits(context, value):
+def as_bits(context, value):
     return types.int32(types.float32), lambda _c, b, _s, a: b.bitcast(a[0], ir.IntType(32))
 
 
 # Sums may be reordered, so that they vectorise; what log1p corrects for must not be. Loops are kept
 # short: one with more than a few arrays in it is not vectorised.
 _exact = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 
 @_exact
@@ -59,10 +60,10 @@ def _exp(x):
 
 
 @_exact
-def _log1p(x):
+def log1p(x):
     one_more = ONE + x
-    exponent = (_as_bits(one_more) - SQRT_HALF_BITS) >> MANTISSA_BITS
-    y = _as_float(_as_bits(one_more) - (exponent << MANTISSA_BITS)) - ONE
+    exponent = (as_bits(one_more) - SQRT_HALF_BITS) >> MANTISSA_BITS
+    y = _as_float(as_bits(one_more) - (exponent << MANTISSA_BITS)) - ONE
     p = _f(7.0376836292e-2) * y + _f(-1.1514610310e-1)
     p = (p * y + _f(1.1676998740e-1)) * y + _f(-1.2420140846e-1)
     p = (p * y + _f(1.4249322787e-1)) * y + _f(-1.6668057665e-1)
@@ -73,7 +74,24 @@ def _log1p(x):
     return (p + k * LN2_LOW - HALF * y * y) + y + k * LN2_HIGH + rounded_off
 
 
-@_kernel
+@_exact
+def _by_size(bits):
+    """Bits of a number as an integer that is in order with others, and back: its own inverse."""
+    return bits ^ ((bits >> SIGN_BIT) & ALL_BUT_SIGN)
+
+
+@_exact
+def _add_and_find_highest(row, bias):
+    """Largest of a row after its bias was added. Integers, as the maximum of floats is no vector's."""
+    for j in range(len(row)):
+        row[j] += bias[j]
+    highest = _by_size(as_bits(row[0]))
+    for j in range(len(row)):
+        highest = max(highest, _by_size(as_bits(row[j])))
+    return _as_float(_by_size(_i(highest)))
+
+
+@kernel
 def _tables(inverse_theta, gammas, slopes):
     """For counts 0 to SMALL, see :func:`negative_binomial`; sums over ``i`` below the count."""
     gammas[0], slopes[0] = ZERO, ZERO
@@ -81,7 +99,7 @@ def _tables(inverse_theta, gammas, slopes):
         gamma, next_gamma, slope, next_slope = gammas[i], gammas[i + 1], slopes[i], slopes[i + 1]
         log = _f(math.log(1.0 + i))
         for j in range(len(inverse_theta)):
-            next_gamma[j] = gamma[j] + log - _log1p(_f(i) * inverse_theta[j])
+            next_gamma[j] = gamma[j] + log - log1p(_f(i) * inverse_theta[j])
         for j in range(len(inverse_theta)):
             next_slope[j] = slope[j] - ONE / (ONE + _f(i) * inverse_theta[j])
 
@@ -95,26 +113,26 @@ def _log_gamma_ratio(a, b):
     return ratio, log_a - log_b - (p - q) / 2 - (p * p - q * q) / 12 + (p**4 - q**4) / 120
 
 
-@_kernel
+@kernel
 def _negative_binomial(
-    first, last, raw, highest, total, theta, inverse_theta, gammas, slopes,
+    first, last, raw, bias, total, theta, inverse_theta, gammas, slopes,
     starts, columns, counts, at, cost, of_theta,
 ):  # fmt: skip
     n_features = raw.shape[1]
     odds, r, shrunk = np.empty((3, n_features), np.float32)
     for i in range(first, last):
         row, slope, excess = raw[i], raw[i], of_theta[i]  # overwritten by its own derivative
-        norm = ZERO
+        highest, norm = _add_and_find_highest(row, bias), ZERO
         for k in range(starts[i], starts[i + 1]):
             at[k] = row[columns[k]]
         for j in range(n_features):
-            odds[j] = _exp(row[j] - highest[i])
+            odds[j] = _exp(row[j] - highest)
             norm += odds[j]
         scale, all_cost, all_slope = total[i] / norm, ZERO, ZERO
         for j in range(n_features):
             r[j] = odds[j] * scale * inverse_theta[j]
         for j in range(n_features):
-            excess[j] = _log1p(r[j])
+            excess[j] = log1p(r[j])
         for j in range(n_features):
             shrunk[j] = ONE / (ONE + r[j])
         for j in range(n_features):
@@ -124,7 +142,7 @@ def _negative_binomial(
             all_slope += theta[j] * share
             excess[j] -= share
         # From `raw`, since the share of an unlikely feature underflows; its log must not.
-        offset = highest[i] + _f(math.log(norm)) - _f(math.log(total[i]))
+        offset = highest + _f(math.log(norm)) - _f(math.log(total[i]))
         for k in range(starts[i], starts[i + 1]):
             j, x = columns[k], counts[k]
             small = min(int(x), SMALL)
@@ -145,18 +163,18 @@ def _negative_binomial(
             slope[j] -= odds[j] * (all_slope / norm)
 
 
-@_kernel
-def _detection(first, last, raw, highest, log_total, starts, columns, at, cost, of_ones):
+@kernel
+def _detection(first, last, raw, bias, log_total, starts, columns, at, cost, of_ones):
     n_features = raw.shape[1]
     for i in range(first, last):
         row, slope = raw[i], raw[i]  # overwritten by its own derivative
-        norm = ZERO
+        highest, norm = _add_and_find_highest(row, bias), ZERO
         for k in range(starts[i], starts[i + 1]):
             at[k] = row[columns[k]]
         for j in range(n_features):
-            slope[j] = _exp(row[j] - highest[i])
+            slope[j] = _exp(row[j] - highest)
             norm += slope[j]
-        offset = highest[i] + math.log(norm) - log_total[i]
+        offset = highest + math.log(norm) - log_total[i]
         all_cost, all_slope = math.exp(log_total[i]), 0.0
         for k in range(starts[i], starts[i + 1]):
             log_mu = at[k] - offset
@@ -179,7 +197,7 @@ def _threads(process: int, count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count)
 
 
-def _by_rows(n_rows: int, work: Callable[[int, int], None]) -> None:
+def by_rows(n_rows: int, work: Callable[[int, int], None]) -> None:
     """``work(first, last)`` on as many blocks of rows as torch uses threads."""
     count = max(1, min(torch.get_num_threads(), n_rows))
     edges = [n_rows * block // count for block in range(count + 1)]
@@ -194,33 +212,37 @@ def _by_rows(n_rows: int, work: Callable[[int, int], None]) -> None:
 
 def negative_binomial(
     raw: torch.Tensor,
+    bias: torch.Tensor,
     total: torch.Tensor,
     theta: torch.Tensor,
-    rows: torch.Tensor,
+    starts: torch.Tensor,
     columns: torch.Tensor,
     counts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cost of every cell and its derivatives, as whole-matrix operations would give them.
 
-    See :class:`~mumask.nn._fused_losses.NegativeBinomialLoss` for the formulas, the arguments, of
-    which `rows` have to ascend, and the results. `raw` is overwritten by the derivative to it.
+    See :class:`~mumask.nn._fused_losses.NegativeBinomialLoss` for the formulas, the arguments and
+    the results. `raw` lacks the bias; it is overwritten by the derivative to it.
     """
     cost, of_theta = raw.new_empty(len(raw)), torch.empty_like(raw)
     inverse = theta.reciprocal()
     tables = raw.new_empty(2, SMALL + 1, len(theta)).numpy()
-    starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
     _tables(inverse.numpy(), *tables)
-    inputs = [x.numpy() for x in (raw, raw.amax(dim=1), total.squeeze(1), theta, inverse)]
-    sparse = (starts, columns.numpy(), counts.numpy(), np.empty(len(columns), np.float32))
+    inputs = [x.numpy() for x in (raw, bias, total.squeeze(1), theta, inverse)]
+    sparse = (starts.numpy(), columns.numpy(), counts.numpy(), np.empty(len(columns), np.float32))
     outputs = cost.numpy(), of_theta.numpy()
-    _by_rows(
+    by_rows(
         len(raw), lambda *block: _negative_binomial(*block, *inputs, *tables, *sparse, *outputs)
     )
     return cost, raw, of_theta
 
 
 def detection(
-    raw: torch.Tensor, log_total: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    raw: torch.Tensor,
+    bias: torch.Tensor,
+    log_total: torch.Tensor,
+    starts: torch.Tensor,
+    columns: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
     """Loss by cell and all derivatives of :class:`DetectionLoss`.
 
@@ -228,9 +250,8 @@ def detection(
     cell add to that to `log_total`, ``(n,)``.
     """
     cost, of_ones = raw.new_empty(len(raw)), raw.new_empty(len(raw))
-    starts = np.searchsorted(rows.numpy(), np.arange(len(raw) + 1))
-    inputs = [x.numpy() for x in (raw, raw.amax(dim=1), log_total.squeeze(1))]
-    sparse = (starts, columns.numpy(), np.empty(len(columns), np.float32))
+    inputs = [x.numpy() for x in (raw, bias, log_total.squeeze(1))]
+    sparse = (starts.numpy(), columns.numpy(), np.empty(len(columns), np.float32))
     outputs = cost.numpy(), of_ones.numpy()
-    _by_rows(len(raw), lambda *block: _detection(*block, *inputs, *sparse, *outputs))
+    by_rows(len(raw), lambda *block: _detection(*block, *inputs, *sparse, *outputs))
     return cost, raw, of_ones

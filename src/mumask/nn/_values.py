@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ._sparse_inputs import compiled, row_sums_of, scaled_logs
 from ._sparse_product import SparseProduct
 
 # From this density on a dense matrix product beats adding up rows of the weights.
@@ -30,15 +31,32 @@ def nonzeros(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return *x.coordinates, x.values()
 
 
+def by_row(
+    x: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where every row starts, ``(n + 1,)``, and column and value of its unmasked non-zero elements."""
+    if x.layout != torch.strided and mask is None:
+        return x.crow_indices(), x.col_indices(), x.values()
+    rows, columns, values = nonzeros(x)
+    if mask is not None:
+        seen = mask[rows, columns]
+        rows, columns, values = rows[seen], columns[seen], values[seen]
+    return torch.searchsorted(rows, torch.arange(len(x) + 1, device=x.device)), columns, values
+
+
 def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Sum of the unmasked values of every row, shape ``(n, 1)``."""
     if x.layout == torch.strided:
         return (x if mask is None else x * mask).sum(dim=1, keepdim=True)
+    if mask is None and hasattr(x, "row_sums"):  # kept as well
+        return x.row_sums
+    if mask is None and compiled(x):
+        x.row_sums = row_sums_of(x)
+        return x.row_sums
     rows, columns, values = nonzeros(x)
     if mask is not None:
         return sum_by_row(values * mask[rows, columns], rows, len(x))
-    if not hasattr(x, "row_sums"):  # kept as well
-        x.row_sums = sum_by_row(values, rows, len(x))
+    x.row_sums = sum_by_row(values, rows, len(x))
     return x.row_sums
 
 
@@ -106,11 +124,15 @@ class InputTransform(nn.Module):
         Values of shape ``(n, n_features)``, dense or CSR, and the offset: None,
         ``(n_features,)``, or with a mask ``(n, n_features)`` and 0 at masked elements.
         """
-        values = self.normalise(x, mask)
         if not self.standardize:
-            return values, None
+            return self.normalise(x, mask), None
         offset = self.center / self.spread
         limit = MAX_VALUE + offset
+        if mask is None and self.support != "real" and compiled(x):
+            factor = 1 / float(self.spread[0])  # one for all features
+            logs = scaled_logs(x, row_sums(x), TARGET_TOTAL, factor, limit)
+            return _with_values(x, logs), offset
+        values = self.normalise(x, mask)
         if values.layout == torch.strided:
             values = torch.clamp(values / self.spread, max=limit)
             if self.support == "real":  # others cannot be far below their mean
@@ -231,6 +253,6 @@ class FirstLayer(nn.Module):
         by_cell = None if offset is None or offset.ndim == 1 else offset
         with torch.autocast(x.device.type, enabled=False):
             product = SparseProduct.apply(
-                x.crow_indices(), x.col_indices(), x.values(), same, self.weight
+                x.crow_indices(), x.col_indices(), x.values(), same, self.weight, self.bias
             )
-        return product + (self.bias if by_cell is None else self.bias - by_cell @ self.weight)
+        return product if by_cell is None else product - by_cell @ self.weight

@@ -60,7 +60,7 @@ def test_unseen_condition(experiment, way, unchanged):
     mdata, truth, measured = experiment
     MaskedVAE.setup_mudata(mdata, batch_key="batch", categorical_covariate_keys=["condition"])
     model = MaskedVAE(mdata, **WAYS[way])
-    model.train(max_epochs=40, enable_progress_bar=False, accelerator="cpu")
+    model.train(max_epochs=60, enable_progress_bar=False, accelerator="cpu")
     cells = mdata.obs_names[mdata.obs["cell_type"] == HELD]
     check, r = unchanged(mdata), {}
     for modality, change in truth.items():

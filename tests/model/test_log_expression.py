@@ -53,10 +53,7 @@ def test_without_memory_it_is_the_logarithm_of_the_decoder(model):
     rna = (model.adata.obsm["rna"] > 0).ravel()
     options = {"modality": "protein", "source": "rna", "indices": np.flatnonzero(rna)}
     with_memory = model.get_log_expression(**options)
-    memory = {n: b.clone() for n, b in model.module.metacells.named_buffers()}
-    model.module.metacells.forget()
-    alone = model.get_log_expression(**options)
-    model.module.metacells.load_state_dict(memory)
+    alone = decoder_alone(model, **options)
     expected = np.log1p(model.get_normalized_expression(**options))
     pd.testing.assert_frame_equal(alone, expected, rtol=1e-3, atol=1e-4)
     assert np.abs(with_memory - alone).max().max() > 1e-2
@@ -85,7 +82,26 @@ def test_bad_input(model, arguments, error, message):
         model.get_log_expression(**arguments)
 
 
-def test_memory_is_what_was_measured_as_if_in_the_first_batch(trained):
+def decoder_alone(model, level=False, **options) -> pd.DataFrame:
+    """Without the memory, which stays; if asked, at the first categories and average numbers."""
+    metacells, inner = model.module.metacells, model.module._get_generative_input
+    memory = {n: b.clone() for n, b in metacells.named_buffers()}
+
+    def at_one_level(*given):
+        inputs = inner(*given)
+        zeros = {name: torch.zeros_like(v) for name, v in inputs["covariates"].items()}
+        return {**inputs, "covariates": zeros}
+
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="remembered"):
+        if level:
+            patch.setattr(model.module, "_get_generative_input", at_one_level)
+        metacells.forget()
+        logs = model.get_log_expression(**options)
+    metacells.load_state_dict(memory)
+    return logs
+
+
+def test_memory_is_what_was_measured_as_if_at_one_level(trained):
     """Against the definition, step by step; masked and unmeasured elements are the decoder's."""
     mdata, metacells = trained.adata, trained.module.metacells
     z = trained.get_latent_representation()
@@ -94,13 +110,10 @@ def test_memory_is_what_was_measured_as_if_in_the_first_batch(trained):
     for name in ("rna", "protein"):
         cells = mdata.obs_names[mdata.obs_names.isin(mdata[name].obs_names)]
         numbers = mdata.obs_names.get_indexer(cells)
-        memory = {n: b.clone() for n, b in metacells.named_buffers()}
-        metacells.forget()
-        own = trained.get_log_expression(modality=name, indices=cells).to_numpy()
-        first = trained.get_log_expression(
-            modality=name, indices=cells, transform_batch=trained.batches[0]
-        ).to_numpy()
-        metacells.load_state_dict(memory)
+        own, first = (
+            decoder_alone(trained, level, modality=name, indices=cells).to_numpy()
+            for level in (False, True)
+        )
         x = np.log1p(mdata[name][cells].X.toarray())
         if name == "rna":
             x = np.where(mdata[name][cells].layers["seen"], x, own)
@@ -116,18 +129,16 @@ def test_memory_is_what_was_measured_as_if_in_the_first_batch(trained):
 
 
 def test_half_decoder_half_memory(trained):
-    """Against the definition, for another batch than the one of the memory."""
-    first, other = trained.batches[:2]
+    """Against the definition, for another batch than that of the memory's level."""
+    _, other, _ = trained.batches
     metacells, options = trained.module.metacells, {"modality": "protein", "source": "rna"}
     cells = trained.adata.obs_names[(trained.adata.obsm["rna"] > 0).ravel()]
     z = torch.as_tensor(trained.get_latent_representation(indices=cells, source="rna"))
     nearby = metacells(z, "protein").numpy()
-    of = lambda batch: trained.get_log_expression(indices=cells, transform_batch=batch, **options)
-    logs = of(other)
-    memory = {n: b.clone() for n, b in metacells.named_buffers()}
-    metacells.forget()
-    decoded, as_first = of(other), of(first)
-    metacells.load_state_dict(memory)
+    options |= {"indices": cells}
+    logs = trained.get_log_expression(transform_batch=other, **options)
+    decoded = decoder_alone(trained, transform_batch=other, **options)
+    as_first = decoder_alone(trained, level=True, **options)
     expected = (decoded + (nearby - as_first) / 2).clip(lower=0)
     pd.testing.assert_frame_equal(logs, expected, rtol=1e-3, atol=1e-4)
     assert np.abs(decoded - as_first).max().max() > 0.05
@@ -136,14 +147,11 @@ def test_half_decoder_half_memory(trained):
 
 def test_batches_differ_as_the_decoder_says(trained):
     """The memory is one for all batches."""
-    metacells = trained.module.metacells
-    of = lambda batch: trained.get_log_expression(modality="protein", transform_batch=batch)
+    options = {"modality": "protein"}
+    of = lambda batch: trained.get_log_expression(transform_batch=batch, **options)
     logs = {batch: of(batch) for batch in trained.batches}
     both = of(trained.batches[:2])
-    memory = {n: b.clone() for n, b in metacells.named_buffers()}
-    metacells.forget()
-    alone = {batch: of(batch) for batch in trained.batches}
-    metacells.load_state_dict(memory)
+    alone = {b: decoder_alone(trained, transform_batch=b, **options) for b in trained.batches}
     one, other, _ = trained.batches
     positive = (logs[one] > 0) & (logs[other] > 0)  # nothing was cut at 0
     assert positive.mean().mean() > 0.8
@@ -154,6 +162,31 @@ def test_batches_differ_as_the_decoder_says(trained):
     pd.testing.assert_frame_equal(
         both[positive], ((logs[one] + logs[other]) / 2)[positive], rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("kind", ["batch_key", "categorical", "continuous"])
+@pytest.mark.parametrize("cls", SMALL)
+def test_covariates_differ_as_the_decoder_says(cls, kind):
+    """Eight times the first protein in every other cell, whose RNA does not show it."""
+    rng = np.random.default_rng(0)
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(300)])
+    more = np.arange(300) % 2 == 1
+    rna = AnnData(rng.poisson(5.0, (300, 20)).astype("float32"), obs=names.copy())
+    mean = np.full((300, 6), 30.0)
+    mean[more, 0] *= 8
+    mdata = md.MuData({"rna": rna, "protein": AnnData(rng.poisson(mean).astype("float32"), names)})
+    mdata.obs["dose"], mdata.obs["condition"] = more * 1.0, np.where(more, "treated", "control")
+    setup = {
+        "batch_key": {"batch_key": "condition"},
+        "categorical": {"categorical_covariate_keys": ["condition"]},
+        "continuous": {"continuous_covariate_keys": ["dose"]},
+    }[kind]
+    model = brief(cls, mdata, epochs=30, setup={"batch_key": None, **setup})
+    options = {"modality": "protein", "source": "rna"}
+    effect = lambda logs: float((logs[more].mean() - logs[~more].mean()).iloc[0])
+    decoded = effect(decoder_alone(model, **options))
+    assert decoded > 1
+    assert effect(model.get_log_expression(**options)) == pytest.approx(decoded, rel=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,8 +35,9 @@ def model(request, make_mosaic):
 
 
 @pytest.fixture(autouse=True)
-def few_features_are_enough(monkeypatch):
+def little_is_enough(monkeypatch):
     monkeypatch.setattr(_off_panel, "LEAST_FEATURES", 5)
+    monkeypatch.setattr(_off_panel, "LEAST_CELLS", 20)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.3, 1.0])
@@ -215,6 +217,25 @@ def test_masked_elements_bear_nothing_out(make_mosaic):
     )
     assert one.slope == pytest.approx(other.slope, abs=1e-4)
     torch.testing.assert_close(one.rates, other.rates)
+
+
+def test_data_of_one_batch_give_what_the_same_cells_give_among_all(model):
+    """What others measured is known from the training, whether or not they are passed."""
+    mdata = model.adata
+    cite = mdata.obs_names[mdata.obs["batch"] == "cite"]
+    among_all = model.impute(indices=cite, modalities=["rna"])["rna"].to_df()
+    parts = {m: a[a.obs_names.isin(cite)].copy() for m, a in mdata.mod.items() if m != "atac"}
+    one_batch = md.MuData(parts)
+    one_batch.obs["batch"] = "cite"
+    alone = model.impute(one_batch, modalities=["rna"])["rna"].to_df().loc[among_all.index]
+    pd.testing.assert_frame_equal(alone, among_all, rtol=1e-4, atol=1e-5)
+
+
+def test_a_handful_of_cells_bears_nothing_out(model, monkeypatch):
+    cite = np.flatnonzero(model.adata.obs["batch"] == "cite")
+    assert trust_off_panel(model, model.adata, cite, "rna", [None])
+    monkeypatch.setattr(_off_panel, "LEAST_CELLS", len(cite) + 1)
+    assert not trust_off_panel(model, model.adata, cite, "rna", [None])
 
 
 @pytest.mark.parametrize("batch_key", ["batch", None])

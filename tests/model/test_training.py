@@ -108,6 +108,14 @@ def test_one_modality(make_mosaic, fit):
     assert model.impute()["rna"].X.shape == (60, 14)
 
 
+def test_cells_that_lost_what_they_had(make_mosaic, fit):
+    mosaic = make_mosaic()
+    model = fit(mosaic, epochs=1)
+    mosaic.mod["rna"] = mosaic["rna"][~mosaic["rna"].obs_names.isin(["solo_1", "solo_2"])].copy()
+    with pytest.raises(ValueError, match="2 cells are in none of the modalities any more"):
+        model.train(max_epochs=1)
+
+
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "gaussian"])
 def test_likelihoods(mosaic, fit, likelihood):
     model = fit(mosaic, setup={"likelihoods": dict.fromkeys(["rna", "protein"], likelihood)})

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # What is kept of a modality as the reference has it.
-OF_REFERENCE = ("profile", "total", "detection", "n_measured", "trained_panels")
+OF_REFERENCE = ("profile", "total", "detection", "n_measured", "trained_panels", "has_cells")
 
 
 def _lacks(modality: str, names: np.ndarray, lacking: np.ndarray) -> ValueError:
@@ -138,6 +138,7 @@ class MosaicManager(AnnDataManager):
                 "detection": detection,
                 "n_measured": measured_in,
                 "trained_panels": np.unique(panel, axis=0),
+                "has_cells": n_cells > 0,
             }
 
         columns = column_map(adata.var_names, names)

@@ -196,7 +196,8 @@ class DecodeMixin(EncodeMixin):
         What was measured is kept as it is. What is missing (a whole modality of a cell, a feature
         outside of its batch's panel, an element masked by a layer) is decoded from everything the
         cell has. Counts are imputed at the cell's own depth where it has the modality, at the
-        depth that the model expects of it (or else that of an average reference cell) where not.
+        depth that the model expects of it (or else that of an average reference cell) where not;
+        with ``"zinb"`` that is the depth before its further zeros.
 
         Off the panel of a batch, counts of its cells differ less from their mean than the decoder
         says, as far as it is found to overstate differences: for that, features which the batch did

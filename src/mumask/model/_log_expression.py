@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import pandas as pd
@@ -16,8 +17,6 @@ from ._decode import DecodeMixin
 
 # Cells from which metacells are made.
 METACELL_CELLS = 10_000
-# Batch of whose level the metacells are.
-OF_BATCH = 0
 
 
 class LogExpressionMixin(DecodeMixin):
@@ -42,7 +41,10 @@ class LogExpressionMixin(DecodeMixin):
         It is the mean of two estimates: the logarithm of what the decoder expects, and the mean
         logarithm that was measured in reference cells nearby in the latent space. Of the latter the
         model keeps the means of 100 groups, made at the end of its training, so that a query needs
-        no reference data. Their difference between batches is the decoder's.
+        no reference data. Differences between batches and between other covariates are the decoder's.
+        A model whose training was cut short remembers nothing, nor does a query that trained more
+        than its covariates (`unfrozen`) without cells of the modality: then the decoder alone
+        answers, with a warning.
 
         Parameters
         ----------
@@ -91,21 +93,27 @@ class LogExpressionMixin(DecodeMixin):
         picked = torch.as_tensor(columns, device=self.device)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
+        if not (remembers := metacells.knows(modality)):
+            warnings.warn(
+                f"No reference cells of {modality!r} are remembered, so the decoder alone answers. "
+                "They are at the end of train().",
+                stacklevel=2,
+            )
 
         def read(tensors: dict, out: dict) -> torch.Tensor:
-            decoded = lambda code: self._decoded_logs(tensors, out, modality, code, picked)
-            logs = sum(decoded(code) for code in batches) / len(batches)
-            if metacells.knows(modality):
-                nearby = metacells(out["corrected"], modality)[:, picked]
-                logs = logs + (nearby - decoded(OF_BATCH)) / 2
+            own, point = self.module._get_generative_input(tensors, out), out["corrected"]
+            decoded = lambda *as_if: self._decoded_logs(*as_if, point, modality, picked)
+            logs = sum(decoded(own, code) for code in batches) / len(batches)
+            if remembers:
+                nearby = metacells(point, modality)[:, picked]
+                logs = logs + (nearby - decoded(_of_no_covariates(own), None)) / 2
             return logs.clamp(min=0)
 
         values = self._collect(read, len(columns), mdata, cells, source, batch_size)
         return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
 
-    def _decoded_logs(self, tensors, out: dict, modality: str, code, features=None):
+    def _decoded_logs(self, inputs: dict, code: int | None, point, modality: str, features=None):
         """Logarithms of the expected counts of a minibatch as if from a batch, or its own."""
-        inputs, point = self.module._get_generative_input(tensors, out), out["corrected"]
         hidden = self._hidden_as_if(inputs, point, code)
         average = float(self._state(keys.values_key(modality))["total"])
         total = torch.full((len(point), 1), average, device=self.device)
@@ -120,11 +128,19 @@ class LogExpressionMixin(DecodeMixin):
         encoded = lambda: self._encode(self.adata, cells, None, None)
         metacells.place(torch.cat([out["corrected"] for _, out, _ in encoded()]))
         for tensors, out, _ in encoded():
+            own_inputs, point = self.module._get_generative_input(tensors, out), out["corrected"]
             for name in metacells.names:
                 if len(rows := self.module.rows_of(tensors, name)):
-                    own = self._decoded_logs(tensors, out, name, None)[rows]
-                    levels = self._decoded_logs(tensors, out, name, OF_BATCH)[rows]
+                    own = self._decoded_logs(own_inputs, None, point, name)[rows]
+                    of_none = _of_no_covariates(own_inputs)
+                    levels = self._decoded_logs(of_none, None, point, name)[rows]
                     found = as_dense(tensors[keys.values_key(name)]).log1p() - own
                     if (measured := self.module.measured(tensors, name)) is not None:
                         found = found * measured
-                    metacells.add(name, out["corrected"][rows], levels + found)
+                    metacells.add(name, point[rows], levels + found)
+
+
+def _of_no_covariates(inputs: dict) -> dict:
+    """Inputs of a decoder at one level for all cells: the first categories, average numbers."""
+    zeros = {n: None if v is None else torch.zeros_like(v) for n, v in inputs["covariates"].items()}
+    return inputs | {"covariates": zeros}

@@ -12,8 +12,8 @@ from mumask.data import keys, presence
 from mumask.nn import LIKELIHOODS, as_dense, both
 
 # Cells of a batch that are looked at, parts in which their features are hidden, and the least
-# number of features from which anything is concluded.
-CELLS, PARTS, LEAST_FEATURES = 1000, 5, 20
+# numbers of cells and of features from which anything is concluded.
+CELLS, PARTS, LEAST_CELLS, LEAST_FEATURES = 1000, 5, 50, 20
 
 
 class Trust(NamedTuple):
@@ -51,23 +51,23 @@ def trust_off_panel(
     decode_as
         Codes of the batches to decode as; None: each cell's own.
     """
-    panel = getattr(model.module, f"panel_{name}")
-    support = LIKELIHOODS[model._state(keys.values_key(name))["likelihood"]].support
+    panel, state = getattr(model.module, f"panel_{name}"), model._state(keys.values_key(name))
+    support = LIKELIHOODS[state["likelihood"]].support
     if panel is None or support != "count" or name not in mdata.mod:
         return {}
     found = {}
     manager = model.get_anndata_manager(mdata, required=True)
     batch_of = np.ravel(manager.get_from_registry(keys.BATCH))
     have = presence(mdata, [name])[:, 0]
-    n_panels = panel[np.unique(batch_of[have])].sum(dim=0)  # others are full, and measured nothing
+    in_training = np.flatnonzero(state["has_cells"])  # panels of other batches are full for nothing
     for code in np.unique(batch_of[cells][have[cells]]):
         own, rng = panel[code], np.random.default_rng(0)
-        elsewhere = n_panels > 1 if model.mapped_ is None else own  # in the reference
-        shared = (own & elsewhere).nonzero().squeeze(1)
-        if own.all() or len(shared) < LEAST_FEATURES:
-            continue
+        others = in_training[in_training != code] if model.mapped_ is None else in_training
+        shared = (own & panel[others].any(dim=0)).nonzero().squeeze(1)
         drawn = rng.permutation(np.flatnonzero(have & (batch_of == code)))
         drawn = np.sort(drawn[:CELLS])
+        if own.all() or len(shared) < LEAST_FEATURES or len(drawn) < LEAST_CELLS:
+            continue
         order = torch.as_tensor(rng.permutation(len(shared)), device=shared.device)
         slopes = [
             _slopes(_moments(model, mdata, drawn, name, decode_as, hidden)[:, hidden])

@@ -24,8 +24,9 @@ class PredictiveMixin(DecodeMixin):
         """Draw the measurements of cells anew, with the noise of counts.
 
         For every draw a latent vector is taken from the posterior of the cell, which is encoded
-        from everything that it has, and values from the likelihood, at the cell's own totals. What
-        differs between these and the data is what the model does not describe:
+        from everything that it has, and values from the likelihood, at the cell's own totals (with
+        ``"zinb"`` before its further zeros, so that draws add up to less). What differs between
+        these and the data is what the model does not describe:
         ``scvi.criticism.PosteriorPredictiveCheck`` compares them.
 
         Parameters

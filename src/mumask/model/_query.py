@@ -268,6 +268,11 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                 "The query brings no new batch or covariate, so there is nothing to train. Use the "
                 "model as it is, or name weights in load_query_data(unfrozen=...)."
             )
+        if lost := int((~presence(self.adata, self.modalities).any(axis=1)).sum()):
+            raise ValueError(
+                f"{lost} cells are in none of the modalities any more: the MuData was changed after "
+                "setup_mudata(). Drop them, and call it again."
+            )
 
 
 def _nothing_shared(mdata: MuData, registry: dict) -> str:

@@ -52,10 +52,10 @@ def subset_schedule(presence: torch.Tensor, p_joint: float = 1 / 3) -> Masks:
     -------
     Sources and targets, booleans of shape ``(B, M)``.
     """
-    number = torch.rand(presence.shape, device=presence.device)
-    least = number.masked_fill(~presence, 2.0).argmin(dim=1, keepdim=True)
-    # A subset has the least of its numbers, so this adds one only where it is empty: any of them.
-    subset = (presence & (number < 0.5)).scatter_(1, least, True)
+    coin = torch.rand(presence.shape, device=presence.device) < 0.5
+    subset = presence & coin
+    empty = ~subset.any(dim=1, keepdim=True)
+    subset = torch.where(empty, one_present(presence), subset)
     joint = torch.rand(len(presence), 1, device=presence.device) < p_joint
     return torch.where(joint, presence, subset), presence
 

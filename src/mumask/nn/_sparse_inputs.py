@@ -34,8 +34,9 @@ def _scaled_logs(first, last, starts, columns, values, sums, target, factor, lim
 
 
 def compiled(x: torch.Tensor) -> bool:
-    """Whether these functions take the matrix: CSR, single precision, on a CPU."""
-    return x.layout == torch.sparse_csr and x.device.type == "cpu" and x.dtype == torch.float32
+    """Whether these functions take the matrix: CSR, single precision, on a CPU, data alone."""
+    single = x.dtype == torch.float32 and not x.requires_grad
+    return single and x.layout == torch.sparse_csr and x.device.type == "cpu"
 
 
 def row_sums_of(x: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,9 @@ def test_values_by_row(counts, layout, mask):
 @pytest.mark.parametrize("mask", [None, MASK])
 def test_row_sums(counts, layout, mask):
     expected = (counts if mask is None else counts * mask).sum(1, keepdim=True)
-    torch.testing.assert_close(row_sums(layout(counts), mask), expected)
+    x = layout(counts)
+    torch.testing.assert_close(row_sums(x), counts.sum(1, keepdim=True))
+    torch.testing.assert_close(row_sums(x, mask), expected)
 
 
 def dense(result):
@@ -120,13 +122,13 @@ def test_outliers_are_cut(layout):
     assert result[0, 3] == result.max()
 
 
-@pytest.mark.parametrize("mask", [None, torch.ones(3, 80, dtype=torch.bool)])
+@pytest.mark.parametrize("mask", [None, torch.ones(4, 80, dtype=torch.bool)])
 def test_counts_are_cut_above(layout, mask):
-    """Ten spreads above the mean; a cell without a cut, and one without counts, beside it."""
+    """Ten spreads above the mean; beside it cells without a cut, without counts, and of a fraction."""
     transform = InputTransform("count", torch.full((80,), 1 / 80))
     transform.center[:], transform.spread[:] = torch.rand(80), 0.8
-    x = torch.zeros(3, 80)
-    x[0, :2], x[1] = torch.tensor([1.0, 5e3]), torch.arange(80.0) % 3
+    x = torch.zeros(4, 80)
+    x[0, :2], x[1], x[3, 7] = torch.tensor([1.0, 5e3]), torch.arange(80.0) % 3, 0.25
     expected = (torch.log1p(x / x.sum(1, keepdim=True).clamp(min=1) * 1e4) - transform.center) / 0.8
     torch.testing.assert_close(dense(transform(layout(x), mask)), expected.clamp(max=10))
     assert (expected > 10).sum() == 1

@@ -267,11 +267,17 @@ WIDE_AND_NARROW = np.array([[True] * 6, [True] * 3 + [False] * 3])
 def test_expected_totals_are_those_of_full_panels(default_module, minibatch, monkeypatch):
     """Half of the features of an average cell have half of its total."""
     module, (tensors, _) = default_module(panel={"rna": WIDE_AND_NARROW}), minibatch("count")
-    seen = {}
+    seen, hidden = {}, torch.randn(14, 8)
     for name, head in module.totals.items():
-        spy = lambda hidden, total, name=name: seen.setdefault(name, total).sum()
+        rows = module.rows_of(tensors, name)
+        assert len(rows) < 14
+
+        def spy(of_rows, total, name=name, rows=rows):
+            assert torch.equal(of_rows, hidden[rows])
+            return seen.setdefault(name, total).sum()
+
         monkeypatch.setattr(head, "nll", spy)
-    module.totals_loss(tensors, torch.zeros(14, 8))
+    module.totals_loss(tensors, hidden)
     x, narrow = tensors["X_rna"], tensors["batch"][tensors["presence"][:, 0], 0] == 1
     expected = torch.where(narrow, 2 * x[:, :3].sum(1), x.sum(1))
     assert torch.allclose(seen["rna"], expected[:, None])

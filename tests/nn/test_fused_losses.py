@@ -113,6 +113,8 @@ def test_mixed_precision_rounds_products_and_nothing_else(ones, layer):
         cost.sum().backward()
         results.append([cost, *(x.grad for x in parts)])
     assert all(x.dtype == torch.float32 for x in results[1])
+    of_weight = results[1][2]  # a product of the way back, so rounded too
+    assert torch.equal(of_weight, of_weight.bfloat16().float())
     for exact, rounded in zip(*results, strict=True):
         assert not torch.equal(rounded, exact)
         assert (rounded - exact).norm() < 0.02 * exact.norm()

@@ -102,9 +102,8 @@ def test_seeds(make_mosaic, fit):
 
 
 def test_one_modality(make_mosaic, fit):
-    model = fit(make_mosaic(batches={"a": ("rna",), "b": ("rna",)}), epochs=6)
-    reconstruction = losses(model, "reconstruction_loss_train")
-    assert reconstruction[-1] < reconstruction[0]
+    model = fit(make_mosaic(batches={"a": ("rna",), "b": ("rna",)}), epochs=15)
+    assert losses(model)[-1] < losses(model)[0]
     assert model.impute()["rna"].X.shape == (60, 14)
 
 

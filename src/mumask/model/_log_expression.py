@@ -96,7 +96,7 @@ class LogExpressionMixin(DecodeMixin):
         if not (remembers := metacells.knows(modality)):
             warnings.warn(
                 f"No reference cells of {modality!r} are remembered, so the decoder alone answers. "
-                "They are at the end of train().",
+                "train() gathers them at its end.",
                 stacklevel=2,
             )
 
@@ -129,10 +129,10 @@ class LogExpressionMixin(DecodeMixin):
         metacells.place(torch.cat([out["corrected"] for _, out, _ in encoded()]))
         for tensors, out, _ in encoded():
             own_inputs, point = self.module._get_generative_input(tensors, out), out["corrected"]
+            of_none = _of_no_covariates(own_inputs)
             for name in metacells.names:
                 if len(rows := self.module.rows_of(tensors, name)):
                     own = self._decoded_logs(own_inputs, None, point, name)[rows]
-                    of_none = _of_no_covariates(own_inputs)
                     levels = self._decoded_logs(of_none, None, point, name)[rows]
                     found = as_dense(tensors[keys.values_key(name)]).log1p() - own
                     if (measured := self.module.measured(tensors, name)) is not None:

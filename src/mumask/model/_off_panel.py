@@ -64,10 +64,10 @@ def trust_off_panel(
         own, rng = panel[code], np.random.default_rng(0)
         others = in_training[in_training != code] if model.mapped_ is None else in_training
         shared = (own & panel[others].any(dim=0)).nonzero().squeeze(1)
-        drawn = rng.permutation(np.flatnonzero(have & (batch_of == code)))
-        drawn = np.sort(drawn[:CELLS])
-        if own.all() or len(shared) < LEAST_FEATURES or len(drawn) < LEAST_CELLS:
+        of_batch = np.flatnonzero(have & (batch_of == code))
+        if own.all() or len(shared) < LEAST_FEATURES or len(of_batch) < LEAST_CELLS:
             continue
+        drawn = np.sort(rng.permutation(of_batch)[:CELLS])
         order = torch.as_tensor(rng.permutation(len(shared)), device=shared.device)
         slopes = [
             _slopes(_moments(model, mdata, drawn, name, decode_as, hidden)[:, hidden])

@@ -262,16 +262,19 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         if self.adata is None:
             raise ValueError("The model was loaded without data: pass them to load(adata=...).")
 
+    def _check_training_data(self) -> None:
+        self._check_has_data()
+        if lost := int((~presence(self.adata, self.modalities).any(axis=1)).sum()):
+            raise ValueError(
+                f"{lost} cells are in none of the modalities any more: the MuData was changed after "
+                "setup_mudata(). Drop them, and call it again."
+            )
+
     def _check_trainable(self) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
             raise ValueError(
                 "The query brings no new batch or covariate, so there is nothing to train. Use the "
                 "model as it is, or name weights in load_query_data(unfrozen=...)."
-            )
-        if lost := int((~presence(self.adata, self.modalities).any(axis=1)).sum()):
-            raise ValueError(
-                f"{lost} cells are in none of the modalities any more: the MuData was changed after "
-                "setup_mudata(). Drop them, and call it again."
             )
 
 

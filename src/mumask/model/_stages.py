@@ -68,7 +68,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         >>> model.get_latent_representation().shape
         (180, 48)
         """
-        self._check_has_data()
+        self._check_training_data()
         kwargs = {**self._stage_options["train"], **kwargs}
         check_arguments(kwargs, self._training_plan_cls)
         default = kwargs.pop("max_epochs", None)
@@ -143,7 +143,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         >>> bool(model.predict().isin(mdata.obs["cell_type"].cat.categories).all())
         True
         """
-        self._check_has_data()
+        self._check_training_data()
         labels = self._labels_to_learn()
         check_arguments(kwargs, self._training_plan_cls)
         default = {"max_epochs": 0, "head_steps": HEAD_STEPS, **self._stage_options["finetune"]}

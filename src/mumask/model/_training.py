@@ -211,7 +211,7 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         >>> model.is_trained
         True
         """
-        self._check_has_data()
+        self._check_training_data()
         self._check_trainable()
         check_arguments(kwargs, self._training_plan_cls)
         for argument, masks in (("input_masks", input_masks), ("output_masks", output_masks)):

@@ -308,7 +308,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
 
     def totals_loss(self, tensors, hidden: torch.Tensor) -> torch.Tensor:
         """Loss of the heads that expect totals; it has no gradient beyond them."""
-        hidden, loss = hidden.detach(), hidden.new_zeros(())
+        loss = hidden.new_zeros(())
         for name, head in self.totals.items():
             rows = self.rows_of(tensors, name)
             if len(rows):

@@ -51,13 +51,14 @@ def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     if mask is None and hasattr(x, "row_sums"):  # kept as well
         return x.row_sums
     if mask is None and compiled(x):
-        x.row_sums = row_sums_of(x)
-        return x.row_sums
-    rows, columns, values = nonzeros(x)
-    if mask is not None:
-        return sum_by_row(values * mask[rows, columns], rows, len(x))
-    x.row_sums = sum_by_row(values, rows, len(x))
-    return x.row_sums
+        sums = row_sums_of(x)
+    else:
+        rows, columns, values = nonzeros(x)
+        values = values if mask is None else values * mask[rows, columns]
+        sums = sum_by_row(values, rows, len(x))
+    if mask is None:
+        x.row_sums = sums
+    return sums
 
 
 def sum_by_row(values: torch.Tensor, rows: torch.Tensor, n_rows: int) -> torch.Tensor:

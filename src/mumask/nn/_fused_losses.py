@@ -99,11 +99,15 @@ def _unmasked(
     hidden: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.dtype]:
     """Outputs but for the bias, -inf where masked, in full precision; that of the products."""
-    product = hidden @ weight.T
-    raw, dtype = product.to(weight.dtype), product.dtype
+    if _by_cell(hidden) and not torch.is_autocast_enabled("cpu"):
+        raw = _row_kernels.whole_lines(len(hidden), len(weight))
+        product = torch.mm(hidden, weight.T, out=raw)
+    else:
+        product = hidden @ weight.T
+        raw = product.to(weight.dtype)
     if mask is not None:
         raw.masked_fill_(excluded(mask), float("-inf"))
-    return raw, dtype
+    return raw, product.dtype
 
 
 class NegativeBinomialLoss(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mudata as md
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from mumask import MaskedVAE
 
@@ -61,3 +62,20 @@ def rebuilt():
 def names(mosaic):
     """Some cells of all batches in an order of their own."""
     return mosaic.obs_names[np.random.default_rng(1).permutation(mosaic.n_obs)[:40]]
+
+
+def _with_panel(mdata, batch="cite", missing=(0, 1)) -> md.MuData:
+    cells = mdata.obs_names[(mdata.obs["batch"] == batch).to_numpy()]
+    protein = mdata["protein"]
+    rows = protein.obs_names.isin(cells)
+    x = protein.X.toarray()
+    x[np.ix_(rows, missing)] = 0
+    x[rows, 5] += 1  # no cell becomes empty
+    protein.X = sp.csr_matrix(x)
+    return mdata
+
+
+@pytest.fixture
+def with_panel():
+    """Zeros at two proteins in all cells of a batch."""
+    return _with_panel

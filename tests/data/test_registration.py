@@ -57,18 +57,7 @@ def test_nothing_is_modified(make_mosaic, unchanged, fit, storage):
 # Panels
 
 
-def with_panel(mdata, batch="cite", missing=(0, 1)) -> md.MuData:
-    cells = mdata.obs_names[(mdata.obs["batch"] == batch).to_numpy()]
-    protein = mdata["protein"]
-    rows = protein.obs_names.isin(cells)
-    x = protein.X.toarray()
-    x[np.ix_(rows, missing)] = 0
-    x[rows, 5] += 1  # no cell becomes empty
-    protein.X = sp.csr_matrix(x)
-    return mdata
-
-
-def test_panels_are_found_and_said(mosaic, caplog, manager_of):
+def test_panels_are_found_and_said(mosaic, caplog, manager_of, with_panel):
     with caplog.at_level(logging.INFO, logger="mumask"):
         manager = manager_of(with_panel(mosaic))
     panel = state_of(manager, "protein")["panel"]
@@ -86,7 +75,7 @@ def test_full_panels_are_not_talked_about(mosaic, caplog, manager_of):
     assert all(state_of(manager, m)["panel"].all() for m in mosaic.mod)
 
 
-def test_given_panels_go_first(mosaic, manager_of):
+def test_given_panels_go_first(mosaic, manager_of, with_panel):
     panels = {"protein": {"cite": ["protein3", "protein5"]}}
     panel = state_of(manager_of(with_panel(mosaic), panels=panels), "protein")["panel"]
     assert panel[[0, 2]].all()
@@ -159,53 +148,11 @@ def test_a_batch_that_differs_needs_stronger_evidence():
     assert list(np.flatnonzero(~find_panel(same, n_cells)[0])) == [5]
 
 
-# Recorded panels
-
-
-def recorded(mosaic) -> md.MuData:
-    """`cite` measured proteins 3 to 5, as recorded; the counts alone would say 2 to 5."""
-    table = pd.DataFrame(True, index=mosaic["protein"].var_names, columns=["cite", "asap"])
-    table.loc[table.index[:3], "cite"] = False
-    mosaic = with_panel(mosaic)
-    mosaic["protein"].varm["measured"] = table
-    return mosaic
-
-
-def test_a_record_is_used_and_beats_the_guess(mosaic, manager_of):
-    panel = state_of(manager_of(recorded(mosaic)), "protein")["panel"]
-    np.testing.assert_array_equal(panel[1], [False] * 3 + [True] * 3)
-    assert panel[[0, 2]].all()
-
-
-def test_batches_without_a_record_are_guessed(mosaic, manager_of):
-    mosaic = recorded(mosaic)
-    mosaic["protein"].varm["measured"] = mosaic["protein"].varm["measured"][["asap"]]
-    panel = state_of(manager_of(mosaic), "protein")["panel"]
-    np.testing.assert_array_equal(panel[1], [False] * 2 + [True] * 4)
-
-
-def test_what_is_given_beats_the_record(mosaic, manager_of):
-    panels = {"protein": {"cite": ["protein5"]}}
-    panel = state_of(manager_of(recorded(mosaic), panels=panels), "protein")["panel"]
-    np.testing.assert_array_equal(panel[1], [False] * 5 + [True])
-    assert state_of(manager_of(mosaic, panels={"protein": {}}), "protein")["panel"].all()
-
-
-def test_a_record_of_other_batches_is_said_to_be_unused(mosaic, manager_of):
-    with pytest.warns(UserWarning, match=r"'cite', 'asap'.*batch_key"):
-        manager_of(recorded(mosaic), batch_key="site")
-
-
-def test_a_users_own_entry_is_no_record(mosaic, manager_of):
-    mosaic["protein"].varm["measured"] = np.zeros((6, 2))
-    assert state_of(manager_of(mosaic), "protein")["panel"].all()
-
-
 def test_a_batch_without_the_modality_has_a_full_panel(mosaic, manager_of):
     assert state_of(manager_of(mosaic), "atac")["panel"][[1, 2]].all()
 
 
-def test_profile_is_not_diluted_by_panels(mosaic, manager_of):
+def test_profile_is_not_diluted_by_panels(mosaic, manager_of, with_panel):
     """The mean of a feature is over the cells that measured it."""
     before = mosaic["protein"].X.toarray()
     state = state_of(manager_of(with_panel(mosaic)), "protein")

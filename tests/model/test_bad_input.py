@@ -151,23 +151,21 @@ def test_values_that_are_not_binary(mosaic, unchanged):
     _stops(ValueError, mdata, unchanged, says, likelihoods={"atac": "bernoulli"})
 
 
-@pytest.mark.parametrize("key", ["age", "some_labels", "site", "batch"])
+@pytest.mark.parametrize("key", ["age", "site", "batch"])
 def test_missing_entries_in_obs(mosaic, unchanged, key):
     cell = mosaic.obs_names[5]
     mosaic.obs[key] = mosaic.obs[key].astype(object if key != "age" else float)
     mosaic.obs.loc[cell, key] = np.nan
     argument, value = {
         "age": ("continuous_covariate_keys", ["age"]),
-        "some_labels": ("labels_key", "some_labels"),
         "site": ("categorical_covariate_keys", ["site"]),
         "batch": ("batch_key", "batch"),
     }[key]
-    way_out = "unlabeled_category" if key == "some_labels" else "Fill them or drop"
     _stops(
         ValueError,
         mosaic,
         unchanged,
-        [argument, repr(key), repr(cell), way_out],
+        [argument, repr(key), repr(cell), "Fill them or drop"],
         **{argument: value},
     )
 

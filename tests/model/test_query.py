@@ -189,6 +189,7 @@ def test_reduced_in_place(options, make_mosaic):
     MaskedVAE.prepare_query_mudata(query, reference, inplace=True)
     assert set(query.obs_names) == set(names)
     assert list(query.mod) == ["rna"]
+    assert set(query.obsm) == {"rna", "spatial"}
     assert MaskedVAE.load_query_data(query, reference).get_latent_representation().shape[0] == 10
 
 

@@ -15,7 +15,7 @@ from scvi.data.fields import BaseAnnDataField
 
 from ._categories import category_name, category_names
 from ._keys import values_key
-from ._validate import check_is_list, check_obs_key
+from ._validate import check_complete, check_is_list, check_obs_key
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -81,17 +81,17 @@ class CategoricalField(MosaicField):
     def _column(self, mdata: MuData) -> pd.Series:
         if self.attr_key is None:
             return pd.Series(NO_BATCH, index=mdata.obs_names)
-        return category_names(check_obs_key(mdata, self.attr_key, self.argument))
+        column = check_obs_key(mdata, self.attr_key, self.argument)
+        if self.unlabeled_category is not None:
+            column = column.astype(object).where(column.notna(), self.unlabeled_category)
+        check_complete(column, self.argument)
+        return category_names(column)
 
     def _new_column(self, mdata: MuData) -> pd.Series:
         """Categories of later data, which may lack labels: a missing one is none that is known."""
-        if self.unlabeled_category is None:
-            return self._column(mdata)
-        if self.attr_key not in mdata.obs:
+        if self.unlabeled_category is not None and self.attr_key not in mdata.obs:
             return pd.Series(self.unlabeled_category, index=mdata.obs_names)
-        column = mdata.obs[self.attr_key]
-        column = column.astype(object).where(column.notna(), self.unlabeled_category)
-        return category_names(column)
+        return self._column(mdata)
 
     def _state(self, categories: list[str]) -> dict:
         state = {MAPPING: np.array(categories, dtype=object), ORIGINAL: self.attr_key}
@@ -239,6 +239,7 @@ class ContinuousCovariatesField(MosaicField):
         columns = []
         for key in self.keys:
             column = check_obs_key(mdata, key, "continuous_covariate_keys")
+            check_complete(column, "continuous_covariate_keys")
             if not pd.api.types.is_numeric_dtype(column):
                 raise TypeError(
                     f"`continuous_covariate_keys`: {key!r} is of type {column.dtype}, not numeric. "
@@ -318,18 +319,29 @@ class ModalityField(MosaicField):
         """Key of the modality."""
         return self.modality
 
-    def _check_layers(self, mdata: MuData, mask_layer: str | None) -> None:
+    def _check_layers(self, mdata: MuData, mask_layer: str | None, later: bool = False) -> None:
         adata = mdata.mod[self.modality]
         for argument, layer in (("layers", self.layer), ("mask_layers", mask_layer)):
             if layer is not None and layer not in adata.layers:
+                way_out = ""
+                if later:
+                    place = f"mdata[{self.modality!r}]"
+                    way_out = (
+                        f" The model reads it: {place}.layers[{layer!r}] = {place}.X, if counts."
+                    )
                 raise KeyError(
                     f"`{argument}`: modality {self.modality!r} has no layer {layer!r}; it has "
-                    f"{list(adata.layers)}."
+                    f"{list(adata.layers)}.{way_out}"
                 )
-        if self.layer is None and adata.X is None:
+        if self.layer is None and getattr(adata, "X", None) is None:
+            place, way_out = f"mdata[{self.modality!r}]", f"layers={{{self.modality!r}: ...}}"
             raise ValueError(
-                f"Modality {self.modality!r} has no X. Name a layer: "
-                f"layers={{{self.modality!r}: ...}}."
+                f"Modality {self.modality!r} has no X. "
+                + (
+                    f"Put the counts there: {place}.X = ..."
+                    if later
+                    else f"Name a layer: {way_out}."
+                )
             )
 
     def register_field(self, mdata: MuData) -> dict:
@@ -350,10 +362,10 @@ class ModalityField(MosaicField):
         state = {key: state_registry[key] for key in ("modality", "column_names", "likelihood")}
         state["mask_layer"] = None
         if self.modality in mdata.mod:
-            self._check_layers(mdata, None)
+            self._check_layers(mdata, None, later=True)
             if self.mask_layer in mdata.mod[self.modality].layers:
                 state["mask_layer"] = self.mask_layer
-            if query:
+            if query and mdata.mod[self.modality].n_obs:
                 self._report_shared(mdata, pd.Index(state["column_names"]))
         return state
 

@@ -17,7 +17,13 @@ from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
 from ._panels import find_panel, given_panel, log_panel, recorded_panels, warn_beyond, warn_unused
 from ._rows import column_map, keep_order, row_map
 from ._scan import scan
-from ._validate import check_is_mosaic, check_names, check_numbers, check_values
+from ._validate import (
+    check_have_features,
+    check_is_mosaic,
+    check_names,
+    check_numbers,
+    check_values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +73,7 @@ class MosaicManager(AnnDataManager):
                 f"The MuData has none of the model's modalities {self.modalities}; it has "
                 f"{list(mdata.mod)}. Rename its modalities, or add one of them."
             )
+        check_have_features(mdata, names)
         check_names(mdata, names)
 
     def _state(self, registry_key: str) -> dict:
@@ -106,22 +113,24 @@ class MosaicManager(AnnDataManager):
 
         adata = mdata.mod[field.modality]
         rows = row_map(mdata, field.modality)
-        codes = np.zeros(adata.n_obs, dtype=np.int64)
-        codes[rows[rows >= 0]] = self._batch_codes(mdata)[rows >= 0]
+        codes, of_cells = np.zeros(adata.n_obs, dtype=np.int64), self._batch_codes(mdata)
+        codes[rows[rows >= 0]] = of_cells[rows >= 0]
         matrix = matrix_of(adata, field.layer)
         check_numbers(matrix, field.modality, field.layer)
         mask = None if state["mask_layer"] is None else matrix_of(adata, state["mask_layer"])
         found = scan(matrix, codes, len(batches), mask)
         check_values(found, adata.obs_names, field)
         n_cells = np.bincount(codes, minlength=len(batches))
+        recorded = recorded_panels(adata, names)
+        if query or (source is None and field.panels is None):
+            here, having = ([batches[c] for c in np.unique(of)] for of in (of_cells, codes))
+            warn_unused(recorded, field.modality, here, having)
 
         if source is None:
             if field.panels is not None:
                 panel = given_panel(field.panels, field.modality, batches, names)
             else:
                 panel = find_panel(found.nonzero, n_cells)
-                recorded = recorded_panels(adata, names)
-                warn_unused(recorded, field.modality, batches)
                 for code, batch in enumerate(batches):
                     panel[code] = recorded.get(batch, panel[code])
             log_panel(panel, field.modality, batches)
@@ -154,7 +163,7 @@ class MosaicManager(AnnDataManager):
         if query:
             kept["known_panel"] = panel.copy()
             kept["known_panel"][new] &= columns >= 0
-            for batch, measured in recorded_panels(adata, names).items():
+            for batch, measured in recorded.items():
                 if batch in batches:
                     code = batches.index(batch)
                     panel[code] = measured if new[code] else panel[code] & measured
@@ -165,7 +174,7 @@ class MosaicManager(AnnDataManager):
         beyond = narrowed & ~panel & (found.nonzero[:, columns] > 0) & (columns >= 0)
         warn_beyond(beyond, field.modality, batches)
         if new.any():
-            log_panel(panel, field.modality, batches)
+            log_panel(panel, field.modality, batches, of_query=True)
         return {"panel": panel, **kept}
 
     def _batch_codes(self, mdata: MuData) -> np.ndarray:

@@ -15,7 +15,7 @@ from scipy.special import gammaln
 from ._categories import category_name, category_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -171,19 +171,42 @@ def measured_by_all(mdata: MuData, modality: str, cells: pd.Index, batch_key: st
             f"Modality {modality!r} has panels recorded by batch, but `batch_key`: {batch_key!r} is "
             f"not in its MuData's obs, which has {list(mdata.obs)}."
         )
-    for batch in panels.keys() & set(category_names(mdata.obs[batch_key].reindex(cells))):
+    batches = category_names(mdata.obs[batch_key])
+    here = set(batches.reindex(cells))
+    warn_unused(panels, modality, set(batches), here)
+    for batch in panels.keys() & here:
         measured &= panels[batch]
     return measured
 
 
-def warn_unused(recorded: Mapping[str, np.ndarray], modality: str, batches: Sequence[str]) -> None:
-    """Say that panels were recorded for something else than the batches."""
-    partial = [batch for batch, measured in recorded.items() if not measured.all()]
-    if partial and not set(recorded) & set(batches):
+def warn_unused(
+    recorded: Mapping[str, np.ndarray],
+    modality: str,
+    batches: Collection[str],
+    asked: Collection[str],
+) -> None:
+    """Say that panels were recorded for something else than the batches: one was renamed.
+
+    Parameters
+    ----------
+    recorded
+        Measured features by the name in the record.
+    modality
+        Name.
+    batches
+        Batches of the data.
+    asked
+        Those of them whose panels are wanted.
+    """
+    of_none = [batch for batch in recorded if batch not in batches]
+    without = sorted(set(asked) - set(recorded))
+    if without and not all(recorded[batch].all() for batch in of_none):
+        table = f"mdata[{modality!r}].varm[{PANEL_KEY!r}]"
         warnings.warn(
-            f"Modality {modality!r}: the panels recorded in varm[{PANEL_KEY!r}] are those of "
-            f"{list(recorded)}, none of which is a batch. Pass the column with these names as "
-            "`batch_key`; without it, features that were not measured count as zeros.",
+            f"Modality {modality!r}: panels are recorded for {of_none}, none of which is a batch here, "
+            f"but not for {without}. Features that were not measured may count as zeros. If a batch "
+            f"was renamed, rename its panel: {table} = {table}.rename(columns={{{of_none[0]!r}: "
+            f"{without[0]!r}}}). If these are names of another column, pass it as `batch_key`.",
             UserWarning,
             stacklevel=2,
         )
@@ -239,8 +262,10 @@ def given_panel(
     return panel
 
 
-def log_panel(panel: np.ndarray, modality: str, batches: Sequence[str]) -> None:
-    """Say which batches measured only a part of the features."""
+def log_panel(
+    panel: np.ndarray, modality: str, batches: Sequence[str], of_query: bool = False
+) -> None:
+    """Say which batches measured only a part of the features, and how to choose otherwise."""
     partial = [
         f"batch {batch!r} measured {measured.sum()}"
         for batch, measured in zip(batches, panel, strict=True)
@@ -248,9 +273,11 @@ def log_panel(panel: np.ndarray, modality: str, batches: Sequence[str]) -> None:
     ]
     if partial:
         logger.info(
-            "Panel of %r: %s of %d features; the others are masked there (set `panels` to choose "
-            "otherwise).",
+            "Panel of %r: %s of %d features; the others are masked there (%s to choose otherwise).",
             modality,
             ", ".join(partial),
             panel.shape[1],
+            f"set varm[{PANEL_KEY!r}], booleans, features x batches,"
+            if of_query
+            else "set `panels`",
         )

@@ -68,6 +68,8 @@ def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> lis
                 "the parts of a model by modality. Rename it: mdata = mudata.MuData({'new_name': "
                 f"mdata[{name!r}], ...}})."
             )
+        if isinstance(mdata.mod[name], MuData):
+            raise TypeError(f"Modality {name!r} is a MuData itself: take its modalities out of it.")
         n_obs, n_vars = mdata.mod[name].shape
         if n_obs == 0 or n_vars == 0:
             raise ValueError(
@@ -75,6 +77,17 @@ def check_modality_names(mdata: MuData, modalities: Sequence[str] | None) -> lis
                 "with `modalities`."
             )
     return names
+
+
+def check_have_features(mdata: MuData, modalities: Sequence[str]) -> None:
+    """Modalities have features, which one loses where those of another are chosen."""
+    for name in modalities:
+        if mdata.mod[name].n_obs and not mdata.mod[name].n_vars:
+            raise ValueError(
+                f"Modality {name!r} has {mdata.mod[name].n_obs} cells but no feature. If it was not "
+                f"measured, leave it out: mudata.MuData({{m: mdata[m] for m in mdata.mod if m != {name!r}}}), "
+                "and its obs anew."
+            )
 
 
 def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
@@ -123,7 +136,7 @@ def _check_unique(names: pd.Index, kind: str, where: str, way_out: str) -> None:
 
 
 def check_obs_key(mdata: MuData, key: str, argument: str) -> pd.Series:
-    """A column of ``mdata.obs`` without missing entries."""
+    """A column of ``mdata.obs``."""
     if key not in mdata.obs:
         inside = [name for name, adata in mdata.mod.items() if key in adata.obs]
         hint = ""
@@ -139,19 +152,17 @@ def check_obs_key(mdata: MuData, key: str, argument: str) -> pd.Series:
     column = mdata.obs[key]
     if column.ndim > 1:
         raise ValueError(f"`{argument}`: mdata.obs has {column.shape[1]} columns named {key!r}.")
+    return column
+
+
+def check_complete(column: pd.Series, argument: str) -> None:
+    """No missing entries."""
     missing = np.flatnonzero(column.isna())
     if len(missing):
-        hint = (
-            f"Give unlabelled cells the name passed as `unlabeled_category`: mdata.obs[{key!r}] = "
-            f"mdata.obs[{key!r}].astype(object).fillna('Unknown')"
-            if argument == "labels_key"
-            else "Fill them or drop those cells"
-        )
         raise ValueError(
-            f"`{argument}`: {key!r} is missing (NaN) in {len(missing)} cells: "
-            f"{name_some(mdata.obs_names, missing)}. {hint}."
+            f"`{argument}`: {column.name!r} is missing (NaN) in {len(missing)} cells: "
+            f"{name_some(column.index, missing)}. Fill them or drop those cells."
         )
-    return column
 
 
 def place_of(layer: str | None) -> str:

@@ -14,6 +14,7 @@ from scvi.data import _constants
 from scvi.model.base import BaseModelClass
 
 from mumask.data import MosaicLoader, category_name, check_is_list, keep_order, keys
+from mumask.nn import LIKELIHOODS
 
 # Without gradients a larger minibatch is faster; bounded by the widest modality in memory.
 INFERENCE_BATCH = 512
@@ -138,8 +139,25 @@ class AccessMixin(BaseModelClass):
         )
         # Not in an inference mode of the user: cells of a query are refined along gradients.
         with torch.inference_mode(False), torch.no_grad():
-            for tensors in loader:
+            for number, tensors in enumerate(loader):
+                if not number:
+                    self._check_values(tensors)
                 yield {key: value.to(self.device) for key, value in tensors.items()}
+
+    def _check_values(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Counts are counts, as when they were registered: scanpy normalises them in place."""
+        for modality in self.modalities:
+            key = keys.values_key(modality)
+            support, x = LIKELIHOODS[self._state(key)["likelihood"]].support, tensors[key]
+            values = x.values() if x.layout == torch.sparse_csr else x
+            changed = (values < 0) | (values != values.round())
+            if support == "binary":
+                changed |= values > 1
+            if support != "real" and changed.any():
+                raise ValueError(
+                    f"Modality {modality!r} no longer holds the {support} values that were "
+                    "registered. Put them back, and normalise into a layer, as mumask.pp.lognorm does."
+                )
 
     def _source_columns(self, source: str | Sequence[str] | None) -> torch.Tensor:
         """Which columns of the presence matrix to encode from."""
@@ -184,6 +202,10 @@ class AccessMixin(BaseModelClass):
 def cell_numbers(names: pd.Index, cells, argument: str) -> np.ndarray:
     """Numbers of the cells meant by numbers, booleans or names, by one of them or by a slice."""
     n = len(names)
+    if isinstance(cells, set | frozenset):
+        cells = list(cells)
+    if isinstance(cells, pd.Series) and pd.api.types.is_bool_dtype(cells) and cells.hasnans:
+        raise ValueError(f"`{argument}` has missing entries: .fillna(False), for example.")
     if isinstance(cells, pd.Series) and pd.api.types.is_bool_dtype(cells):
         cells = by_name(names, cells, argument)
     cells = np.ravel(np.arange(n)[cells] if isinstance(cells, slice) else cells)

@@ -168,7 +168,11 @@ class CrossAttentionMAE(
         self.init_params_ = self._get_init_params(locals())
 
     def _check_options(self, options: dict) -> None:
-        for name in options.get("token_size", {}):
+        if not isinstance(sizes := options.get("token_size", {}), Mapping):
+            raise TypeError(
+                f"`token_size` goes by modality: token_size={{{self.modalities[0]!r}: {sizes!r}}}."
+            )
+        for name in sizes:
             if name not in self.modalities:
                 raise ValueError(f"`token_size` names {name!r}; modalities are {self.modalities}.")
         if not 0 <= options.get("mask_ratio", 0.15) < 1:

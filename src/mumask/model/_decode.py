@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
+from scipy import sparse
 
 from mumask.data import keep_order, keys
 
@@ -126,7 +127,8 @@ class DecodeMixin(EncodeMixin):
         self._check_draws(n_samples, return_mean)
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
-        generated = modality not in (mdata.mod if source is None else np.atleast_1d(source))
+        known = [m for m in mdata.mod if mdata.mod[m].n_obs] if source is None else source
+        generated = modality not in np.atleast_1d(known)
         expects = library_size is None and generated
         if library_size is None:
             library_size = float(self._state(keys.values_key(modality))["total"])
@@ -201,7 +203,9 @@ class DecodeMixin(EncodeMixin):
 
         Off the panel of a batch, counts of its cells differ less from their mean than the decoder
         says, as far as it is found to overstate differences: for that, features which the batch did
-        measure (at least 20) are hidden from the model and decoded, in up to 1,000 cells.
+        measure (at least 20) are hidden from the model and decoded, in up to 1,000 cells of the
+        batch, whichever cells are asked for. In data with fewer than 50 cells of it, nothing can be
+        concluded, and decoded values are taken as they are.
 
         Parameters
         ----------
@@ -272,6 +276,8 @@ class DecodeMixin(EncodeMixin):
             adata.obs, adata.var = _reindex(before.obs, cell_names), _reindex(before.var, names)
             rows = before.obs_names.get_indexer(cell_names)
             for key, places in before.obsm.items():
+                if sparse.issparse(places):
+                    places = places.toarray()
                 if isinstance(places, pd.DataFrame):
                     adata.obsm[key] = _reindex(places, cell_names)
                 elif isinstance(places, np.ndarray) and places.dtype.kind in "fiu":

@@ -123,6 +123,8 @@ class DifferentialMixin(AccessMixin):
             None if ids is None else [self.batches[c] for c in self._batch_codes(ids, argument)]
             for argument, ids in (("batchid1", batchid1), ("batchid2", batchid2))
         )
+        if batchid1 and not batch_correction:
+            raise ValueError("`batchid1` needs `batch_correction`=True, which decodes as a batch.")
         stand_in = _OneModality(self, mdata, modality, columns, groups, batch_size)
 
         def sample(_, indices, transform_batch, n_samples_overall):

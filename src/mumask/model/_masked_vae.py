@@ -53,6 +53,7 @@ DEFAULTS = {
 N_CLUSTERS = 20
 # Clusters are clearer in few dimensions; classes that are taught need some more.
 N_LATENT_UNLABELLED = 15
+LEAST = {"n_latent": 1, "n_hidden": 1, "n_layers": 0}
 CHOICES = {
     "arithmetic": ("subtract", "add", "none"),
     "prior": ("standard", "clusters", "mixture"),
@@ -177,6 +178,9 @@ class MaskedVAE(
             value = options.get(name)
             if isinstance(value, str) and value not in choices:
                 raise ValueError(f"`{name}`: {value!r} is unknown; choose from {list(choices)}.")
+        for name, least in LEAST.items():
+            if options.get(name, least) < least:
+                raise ValueError(f"`{name}`={options[name]}: choose at least {least}.")
         if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
             options["label_head"] = False  # clusters have nothing that a head could learn
             options.setdefault("n_latent", N_LATENT_UNLABELLED)

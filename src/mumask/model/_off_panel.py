@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from mudata import MuData
 
 from mumask.data import keys, presence
 from mumask.nn import LIKELIHOODS, as_dense, both
+
+logger = logging.getLogger("mumask")
 
 # Cells of a batch that are looked at, parts in which their features are hidden, and the least
 # numbers of cells and of features from which anything is concluded.
@@ -65,7 +68,14 @@ def trust_off_panel(
         others = in_training[in_training != code] if model.mapped_ is None else in_training
         shared = (own & panel[others].any(dim=0)).nonzero().squeeze(1)
         of_batch = np.flatnonzero(have & (batch_of == code))
-        if own.all() or len(shared) < LEAST_FEATURES or len(of_batch) < LEAST_CELLS:
+        if own.all() or len(shared) < LEAST_FEATURES:
+            continue
+        if len(of_batch) < LEAST_CELLS:
+            logger.info(
+                "Batch %r has %d cells in %r, too few to tell how far its imputed differences are to "
+                "be believed: they are as decoded.",
+                model.batches[code], len(of_batch), name,
+            )  # fmt: skip
             continue
         drawn = np.sort(rng.permutation(of_batch)[:CELLS])
         order = torch.as_tensor(rng.permutation(len(shared)), device=shared.device)

@@ -95,6 +95,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                     mdata.mod[name] = parts[name]
                 else:
                     del mdata.mod[name]
+                    mdata.obsm.pop(name, None)  # which cells it had
             with keep_order():
                 mdata.update()  # which keeps cells that lost their last modality
                 left = presence(mdata, parts).any(axis=1)
@@ -269,6 +270,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                 f"{lost} cells are in none of the modalities any more: the MuData was changed after "
                 "setup_mudata(). Drop them, and call it again."
             )
+        next(self._minibatches(self.adata, np.arange(self.adata.n_obs), None))  # checks the values
 
     def _check_trainable(self) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):

@@ -48,7 +48,13 @@ class SetupMixin(BaseModelClass):
     def _get_most_recent_anndata_manager(cls, adata, required: bool = False):
         """As in scvi-tools; without a registration, or with an AnnData, it names the way out."""
         check_is_mosaic(adata)
-        manager = super()._get_most_recent_anndata_manager(adata, required=False)
+        try:
+            manager = super()._get_most_recent_anndata_manager(adata, required=False)
+        except ValueError as error:
+            raise ValueError(
+                "Another copy of this MuData was registered last. Go on with that one, or call "
+                f"{cls.__name__}.setup_mudata(mdata, ...) for this one."
+            ) from error
         if manager is None and required:
             raise ValueError(
                 f"This MuData is not registered with {cls.__name__}: call "
@@ -96,7 +102,7 @@ class SetupMixin(BaseModelClass):
             Column of ``mdata.obs`` with the cell types. Without it training is unsupervised.
             Types are named as text from here on, numbers too.
         unlabeled_category
-            Entry of `labels_key` that marks cells without a label.
+            Entry of `labels_key` that marks cells without a label, as a missing entry does.
         categorical_covariate_keys, continuous_covariate_keys
             Further columns of ``mdata.obs`` whose effect is to be removed.
         panels
@@ -131,7 +137,7 @@ class SetupMixin(BaseModelClass):
                 f"{list(signature(cls.setup_mudata).parameters)[:-1]}."
             )
         if registry:  # the data may lack modalities; a subset of cells keeps them without cells
-            present = [m for m in modalities if m in mdata.mod and mdata.mod[m].n_obs]
+            present = [m for m in modalities if m in mdata.mod and 0 not in mdata.mod[m].shape]
         else:
             present = modalities
         check_modality_names(mdata, present)

@@ -124,6 +124,8 @@ def _modalities(value, modality: str) -> dict[str, AnnData]:
             raise TypeError(
                 f"Modality {name!r} of a batch is a {type(adata).__name__}, no AnnData."
             )
+    if isinstance(value, MuData):  # cut from a mosaic, it keeps modalities without cells
+        found = {name: adata for name, adata in found.items() if adata.n_obs}
     return found
 
 
@@ -141,10 +143,12 @@ def _check(parts: Mapping[str, Mapping[str, AnnData]]) -> None:
                     f"{where} is backed by a file; read it into memory to join it: "
                     "anndata.read_h5ad(path), mudata.read_h5mu(path)."
                 )
-            if 0 in adata.shape or adata.X is None:
+            if 0 in adata.shape:
                 raise ValueError(
-                    f"{where} is empty: {adata.n_obs} x {adata.n_vars}, X may be None."
+                    f"{where} is empty: {adata.n_obs} cells x {adata.n_vars} features. Leave it out."
                 )
+            if adata.X is None:
+                raise ValueError(f"{where} has no X: put the counts there.")
             for kind, index in (("obs", adata.obs_names), ("var", adata.var_names)):
                 if not index.is_unique:
                     twice = index[index.duplicated()][0]

@@ -16,7 +16,7 @@ from mudata import MuData
 from mumask.data import check_features, check_is_list, check_is_mosaic, keep_order, keys, presence
 from mumask.nn import GrowingEmbedding
 
-from ._access import obsm_of
+from ._access import INFERENCE_BATCH, obsm_of
 from ._io import SaveLoadMixin, from_plain, init_arguments, one_device
 from ._setup import SetupMixin
 
@@ -270,7 +270,8 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                 f"{lost} cells are in none of the modalities any more: the MuData was changed after "
                 "setup_mudata(). Drop them, and call it again."
             )
-        next(self._minibatches(self.adata, np.arange(self.adata.n_obs), None))  # checks the values
+        first = np.arange(min(self.adata.n_obs, INFERENCE_BATCH))
+        self._check_values(self.adata_manager.create_torch_dataset()[first])
 
     def _check_trainable(self) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):

@@ -6,6 +6,12 @@ import scipy.sparse as sp
 import scvi
 
 
+@pytest.fixture
+def brief_calibration(monkeypatch):
+    """Of the head of an all-network fine-tuning: how well it ends up is not the question."""
+    monkeypatch.setattr("mumask.model._stages.CALIBRATION_STEPS", 50)
+
+
 @pytest.fixture(scope="module")
 def trained(make_mosaic, fit):
     """A model with every kind of field, and a panel: protein0 and protein1 are not in `cite`."""

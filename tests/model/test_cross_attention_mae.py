@@ -146,6 +146,7 @@ def test_finetuning_the_head_leaves_stage_1_as_it_is(mosaic):
     np.testing.assert_allclose(np.concatenate(parts, 1), z, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("brief_calibration")
 def test_finetuning_everything_drops_the_decoders(mosaic):
     model = make(mosaic, head_steps=20)
     before = weights(model)
@@ -299,6 +300,7 @@ def test_incremental_queries(reference, query, make_mosaic, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("brief_calibration")
 def test_preset_trains_as_in_the_paper(make_mosaic):
     """Random start, early stopping on masked validation tokens, linear head, all of it tuned."""
     model = make(

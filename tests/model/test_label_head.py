@@ -96,6 +96,7 @@ def test_a_head_is_calibrated_before_it_knows_all_labels(make_mosaic, monkeypatc
         assert not any(torch.equal(start, end) for end, _ in ends[:i])
 
 
+@pytest.mark.usefixtures("brief_calibration")
 @pytest.mark.parametrize("head_steps", [0, 20])
 def test_whole_network_training_ends_calibrated(make_mosaic, head_steps):
     """On embeddings as they are then, and with all labels known to the head."""
@@ -117,6 +118,7 @@ def with_other_labels(mosaic, held):
     return mosaic
 
 
+@pytest.mark.usefixtures("brief_calibration")
 @pytest.mark.parametrize("before", [False, True])
 def test_labels_of_the_calibration_move_no_weight_before_it(make_mosaic, monkeypatch, before):
     """Whatever they are, also where an earlier head has learned them."""

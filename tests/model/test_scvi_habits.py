@@ -43,9 +43,9 @@ def test_a_checkpoint_alone_asks_for_held_out_cells(unlabelled, tmp_path, option
 
 
 def test_a_checkpoint_of_stages(attention, tmp_path):
-    for stage in (attention.train, attention.finetune):
+    for stage, steps in ((attention.train, {}), (attention.finetune, {"head_steps": 20})):
         saver = SaveCheckpoint(dirpath=str(tmp_path / stage.__name__), monitor="validation_loss")
-        stage(max_epochs=2, callbacks=[saver], **QUIET)
+        stage(max_epochs=2, callbacks=[saver], **steps, **QUIET)
         assert saver.best_model_path
 
 

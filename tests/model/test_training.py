@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from scvi.train import SaveCheckpoint
 from mumask import MaskedVAE
 from mumask.model._masked_vae import N_CLUSTERS
 from mumask.model._training import default_epochs
+from mumask.train import _plan
 
 
 def losses(model, name="elbo_train"):
@@ -325,10 +327,10 @@ def test_generated_counts_have_a_total_of_their_own(mosaic, fit):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives blocks back")
 def test_memory_is_not_cleared_anew_in_every_step():
     """Pages that are cleared while the same large tensors come and go, in a process of its own."""
-    code = """
+    code = f"""
 import resource, torch
-from mumask.train._plan import keep_freed_memory
-
+LARGEST_KEPT = {_plan.LARGEST_KEPT}
+{inspect.getsource(_plan.keep_freed_memory)}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):

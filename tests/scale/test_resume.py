@@ -11,7 +11,7 @@ from scvi.train import SaveCheckpoint
 
 from mumask import MaskedVAE
 
-EPOCHS = 20
+EPOCHS = 12
 
 
 class Killed(Exception):

@@ -42,7 +42,11 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def seeded_module():
-    """The same models in the fixtures of a module, whichever tests ran before."""
+    """The same models in the fixtures of a module, whichever tests ran before.
+
+    On one thread: several, beside other processes, spend most of their time waiting for each other.
+    """
+    torch.set_num_threads(1)
     scvi.settings.seed = 0
 
 

@@ -28,11 +28,11 @@ def test_simulated_mosaic():
     scvi.settings.seed = 0
     CrossAttentionMAE.setup_mudata(mdata, batch_key="batch", labels_key="some")
     model = CrossAttentionMAE(mdata)
-    model.train(enable_progress_bar=False, accelerator="cpu")
+    model.train(max_epochs=20, enable_progress_bar=False, accelerator="cpu")
     z, types = model.get_latent_representation(), mdata.obs["cell_type"].astype(str).to_numpy()
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     knn = cross_val_score(KNeighborsClassifier(15), z, types, cv=folds).mean()
-    model.finetune(head_steps=500)
+    model.finetune(head_steps=200)
     accuracy = (model.predict().astype(str) == types).to_numpy()[unseen].mean()
     print(f"kNN {knn:.3f}, labels {accuracy:.3f}")
     # Eight types of unequal size in two batches; one in eight by chance.
@@ -52,8 +52,8 @@ def test_pbmc10k(real_data, tmp_path):
     scvi.settings.seed = 0
     CrossAttentionMAE.setup_mudata(reference, labels_key="some")
     model = CrossAttentionMAE(reference)
-    model.train(enable_progress_bar=False, accelerator="cpu")
-    model.finetune()
+    model.train(max_epochs=6, enable_progress_bar=False, accelerator="cpu")
+    model.finetune(head_steps=600)
     truth = reference.obs["wnn_cluster"].astype(str).to_numpy()[unseen]
     labels = model.predict(indices=unseen).astype(str).to_numpy()
     model.save(tmp_path / "reference")

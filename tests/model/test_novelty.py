@@ -117,7 +117,8 @@ def annotated(request):
     first = np.random.default_rng(0).random(mdata.n_obs) < 0.6
     reference, query = mdata[first].copy(), mdata[~first].copy()
     request.param.setup_mudata(reference, batch_key="batch", labels_key="cell_type")
-    model = request.param(reference, n_latent=10)
+    small = {"n_embed": 32, "n_encoder_layers": 1} if request.param is CrossAttentionMAE else {}
+    model = request.param(reference, n_latent=10, **small)
     # MaskedVAE learns from 60 % of the cells and judges the others; CrossAttentionMAE sets a fifth
     # of the labels aside by itself.
     share = {"train_size": 0.6} if request.param is MaskedVAE else {}

@@ -29,7 +29,8 @@ def reference(request):
     known, others = mdata[first].copy(), mdata[~first].copy()
     panels = {"rna": {"short": list(mdata["rna"].var_names[:390])}}
     request.param.setup_mudata(known, batch_key="batch", panels=panels)
-    model = request.param(known, n_latent=10)
+    small = {"n_embed": 32, "n_encoder_layers": 1} if request.param is CrossAttentionMAE else {}
+    model = request.param(known, n_latent=10, **small)
     model.train(max_epochs=25, enable_progress_bar=False)
     return model, others
 

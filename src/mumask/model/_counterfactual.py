@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
@@ -84,8 +83,8 @@ class CounterfactualMixin(EncodeMixin):
         if library_size is None:
             library_size = float(self._state(keys.values_key(modality))["total"])
         picked = torch.as_tensor(columns, device=self.device)
-        parts, missing = [np.empty((0, len(columns)), dtype=np.float32)], 0
-        for tensors, out, has_source in self._encode(mdata, cells, batch_size, source):
+
+        def read(tensors: dict, out: dict) -> torch.Tensor:
             inputs = self.module._get_generative_input(tensors, out)
             asked = dict(inputs["covariates"])
             for kind, changes in (("categories", categories), ("continuous", continuous)):
@@ -95,14 +94,11 @@ class CounterfactualMixin(EncodeMixin):
                     asked[kind][:, column] = value
             inputs |= {"z": self.module.to_decoder(out["corrected"], asked), "covariates": asked}
             hidden = self.module.generative(**inputs)["hidden"]
-            total = torch.full((len(has_source), 1), library_size, device=self.device)
-            mean = self.module.expected(hidden, modality, total, features=picked)
-            parts.append(mean.masked_fill(~has_source[:, None], float("nan")).cpu().numpy())
-            missing += int((~has_source).sum())
-        self._warn_without_source(missing, source)
-        return pd.DataFrame(
-            np.concatenate(parts), index=mdata.obs_names[cells], columns=names[columns]
-        )
+            total = torch.full((len(out["mean"]), 1), library_size, device=self.device)
+            return self.module.expected(hidden, modality, total, features=picked)
+
+        values = self._collect(read, len(columns), mdata, cells, source, batch_size)
+        return pd.DataFrame(values, index=mdata.obs_names[cells], columns=names[columns])
 
     def _new_values(self, covariates: Mapping) -> tuple[dict[int, int], dict[int, float]]:
         """Codes by categorical column and standardised values by continuous column."""

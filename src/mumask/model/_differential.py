@@ -181,18 +181,18 @@ class PosteriorDifferentialMixin(DifferentialMixin):
     """The same for a model whose latent space has a posterior; and differential abundance."""
 
     def _draw_expression(self, mdata, cells, modality, columns, transform_batch, batch_size):
-        (code,) = self._batch_codes(transform_batch)
-        total = float(self._state(keys.values_key(modality))["total"])
-        picked = torch.as_tensor(columns, device=self.device)
-        drawn = []
-        for tensors, out, _ in self._encode(mdata, cells, batch_size, None):
-            (point,) = self._latent_points(out, 1)
-            inputs = self.module._get_generative_input(tensors, out)
-            hidden = self._hidden_as_if(inputs, point, code)
-            totals = torch.full((len(hidden), 1), total, device=self.device)
-            values = self.module.expected(hidden, modality, totals, features=picked)
-            drawn.append(values.cpu().numpy())
-        return np.concatenate(drawn)
+        (drawn,) = self.get_normalized_expression(
+            mdata,
+            cells,
+            modality=modality,
+            transform_batch=transform_batch,
+            features=self.feature_names(modality)[columns],
+            library_size=float(self._state(keys.values_key(modality))["total"]),
+            batch_size=batch_size,
+            n_samples=1,
+            return_mean=False,
+        )
+        return drawn
 
     def differential_abundance(
         self,

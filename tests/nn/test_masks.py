@@ -7,7 +7,6 @@ from mumask.nn import (
     SCHEDULES,
     both,
     check_schedule,
-    joint_schedule,
     mean_unmasked,
     narrowed,
     pair_schedule,
@@ -27,7 +26,7 @@ def test_product_of_masks():
     assert both(a, b, None).tolist() == [[True, True, False], [False, False, False]]
 
 
-@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), joint_schedule])
+@pytest.mark.parametrize("schedule", SCHEDULES.values())
 def test_schedules_stay_within_what_is_present(schedule):
     source, target = schedule(PRESENCE)
     for mask in (source, target):

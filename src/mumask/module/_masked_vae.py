@@ -26,7 +26,6 @@ from mumask.nn import (
     TotalHead,
     both,
     check_schedule,
-    joint_schedule,
     kl_standard,
     label_loss,
     mean_unmasked,
@@ -216,7 +215,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
     def sources_and_targets(self, presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Modalities to encode from and to reconstruct, booleans of shape ``(B, M)``."""
         if not self.training:
-            return joint_schedule(presence)
+            return presence, presence
         if self.schedule in SCHEDULES:
             return SCHEDULES[self.schedule](presence)
         return check_schedule(self.schedule(presence), presence)

@@ -73,11 +73,6 @@ def pair_schedule(presence: torch.Tensor) -> Masks:
     return one_present(presence), one_present(presence)
 
 
-def joint_schedule(presence: torch.Tensor) -> Masks:
-    """Everything present is source and target, as when a trained model is applied."""
-    return presence, presence
-
-
 SCHEDULES: dict[str, Schedule] = {"subsets": subset_schedule, "pairs": pair_schedule}
 
 

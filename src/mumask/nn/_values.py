@@ -55,15 +55,10 @@ def row_sums(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     else:
         rows, columns, values = nonzeros(x)
         values = values if mask is None else values * mask[rows, columns]
-        sums = sum_by_row(values, rows, len(x))
+        sums = values.new_zeros(len(x)).scatter_add_(0, rows, values).unsqueeze(1)
     if mask is None:
         x.row_sums = sums
     return sums
-
-
-def sum_by_row(values: torch.Tensor, rows: torch.Tensor, n_rows: int) -> torch.Tensor:
-    """Sum of the values of every row, shape ``(n_rows, 1)``."""
-    return values.new_zeros(n_rows).scatter_add_(0, rows, values).unsqueeze(1)
 
 
 TARGET_TOTAL = 1e4

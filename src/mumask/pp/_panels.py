@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from mudata import MuData
 
-from mumask.data import PANEL_KEY, category_name, category_names
+from mumask.data import category_names, recorded_panels
 
 
 def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str, list[str]]]:
@@ -35,24 +34,14 @@ def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str
     """
     found = {}
     for name, adata in mdata.mod.items():
-        if PANEL_KEY not in adata.varm:
-            continue
-        table = adata.varm[PANEL_KEY]
-        if not isinstance(table, pd.DataFrame):
-            raise TypeError(
-                f"mdata[{name!r}].varm[{PANEL_KEY!r}] is a {type(table).__name__}; a table "
-                "features x batches (a DataFrame of booleans with the batches as columns) is needed."
-            )
-        batches = list(table.columns)
-        if batch_key is not None:
+        recorded = recorded_panels(adata, adata.var_names)
+        if recorded and batch_key is not None:
             if batch_key not in mdata.obs:
                 raise KeyError(
                     f"`batch_key`: {batch_key!r} is not in mdata.obs: {list(mdata.obs.columns)}."
                 )
             here = set(category_names(mdata.obs[batch_key].reindex(adata.obs_names)))
-            batches = [batch for batch in batches if category_name(batch) in here]
-        found[name] = {
-            category_name(batch): list(adata.var_names[table[batch].to_numpy(dtype=bool)])
-            for batch in batches
-        }
-    return {name: by_batch for name, by_batch in found.items() if by_batch}
+            recorded = {batch: panel for batch, panel in recorded.items() if batch in here}
+        if recorded:
+            found[name] = {batch: list(adata.var_names[panel]) for batch, panel in recorded.items()}
+    return found

@@ -46,6 +46,8 @@ class TestAttention:
             parts.append(part.assign(group=group))
         table = pd.concat(parts, ignore_index=True).assign(**columns)
         table["group"] = pd.Categorical(table["group"], list(matrices))
+        for side in ("query", "key"):  # every feature is a token of its own
+            table[f"{side}_token"] = pd.factorize(table[side])[0]
         return table
 
     def test_groups_share_features_order_and_scale(self):
@@ -101,8 +103,8 @@ class TestAttention:
         assert axes[0].collections[0].norm.vmax == pytest.approx(2.0)
         assert axes[0].collections[0].colorbar.extend == "both"
 
-    def test_matrix_without_groups(self):
-        (ax,) = pl.attention(self.matrix(3.0))
+    def test_without_groups(self):
+        (ax,) = pl.attention(self.long({"all": self.matrix(3.0)}).drop(columns="group"))
         assert ax.get_title() == "" and ax.collections[0].norm.vmin == 0
 
     def test_features_of_one_token_are_one_row(self):
@@ -114,15 +116,14 @@ class TestAttention:
         table = self.long({"T": matrix, "B": 2 - matrix})
         table["query_token"] = table["query"].str[1:].astype(int) % 2
         table["key_token"] = table["key"].map(self.proteins.index)
-        for given in (table, table.drop(columns=["query_token", "key_token"])):
-            axes = pl.attention(given)
-            shown = drawn(axes[1], axes[0])
-            assert set(shown.index) == {"G0, G2 + 1 more", "G1, G3 + 1 more"}
-            assert shown.loc["G1, G3 + 1 more", "CD20"] == 0.0
-            assert shown.loc["G0, G2 + 1 more", "CD20"] == 1.0
-            assert set(shown.columns) == set(self.proteins)
+        axes = pl.attention(table)
+        shown = drawn(axes[1], axes[0])
+        assert set(shown.index) == {"G0, G2 + 1 more", "G1, G3 + 1 more"}
+        assert shown.loc["G1, G3 + 1 more", "CD20"] == 0.0
+        assert shown.loc["G0, G2 + 1 more", "CD20"] == 1.0
+        assert set(shown.columns) == set(self.proteins)
 
-    def test_tokens_of_equal_values_stay_apart_where_the_table_tells_them(self):
+    def test_tokens_of_equal_values_stay_apart(self):
         table = self.long({"all": self.matrix(1.0)})
         table["query_token"] = table["query"].map(self.genes.index)
         table["key_token"] = table["key"].map(lambda key: int(key == "IgG"))
@@ -133,7 +134,8 @@ class TestAttention:
 
     def test_long_names_stand_alone(self):
         peaks = [f"chr1:{i}00000-{i}00500" for i in range(1, 4)]
-        (ax,) = pl.attention(pd.DataFrame(2.0, peaks, ["CD3", "CD20"]))
+        table = self.long({"all": pd.DataFrame(2.0, peaks, ["CD3", "CD20"])})
+        (ax,) = pl.attention(table.assign(query_token=0, key_token=0))
         shown = drawn(ax)
         assert list(shown.index) == [f"{peaks[0]} + 2 more"] and list(shown) == ["CD3, CD20"]
 
@@ -162,7 +164,7 @@ class TestAttention:
         assert sum(rows) < axes[0].get_window_extent().height  # names do not overlap
 
     def test_names_are_seen_at_the_edges_only(self):
-        axes = pl.attention({name: self.matrix(2.0) for name in "abcd"}, n_columns=3)
+        axes = pl.attention(self.long({name: self.matrix(2.0) for name in "abcd"}), n_columns=3)
         axes[0].figure.canvas.draw()
 
         def seen(ticks):
@@ -172,14 +174,14 @@ class TestAttention:
         assert [bool(seen(ax.get_xticklabels())) for ax in axes] == [False, True, True, True]
 
     def test_bad_input(self):
+        table = self.long({"a": self.matrix(2.0), "b": self.matrix(2.0)})
         with pytest.raises(KeyError, match="padj"):
-            pl.attention(self.long({"all": self.matrix(2.0)}), "padj")
-        with pytest.raises(ValueError, match="other features"):
-            pl.attention({"a": self.matrix(2.0), "b": self.matrix(2.0).iloc[:2]})
-        with pytest.raises(ValueError, match="nothing|no attention"):
-            pl.attention({})
-        with pytest.raises(ValueError, match="NaN"):
-            pl.attention(self.matrix(np.nan))
+            pl.attention(table, "padj")
+        with pytest.raises(ValueError, match="no attention"):
+            pl.attention(table[:0])
+        for given in (table[:-1], table.assign(weight=np.nan)):
+            with pytest.raises(ValueError, match="NaN"):
+                pl.attention(given)
 
 
 class TestUncertainty:

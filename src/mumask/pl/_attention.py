@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -38,13 +36,11 @@ def attention(
     Parameters
     ----------
     table
-        The data frame of :meth:`mumask.CrossAttentionMAE.get_attention`, with its column
-        ``group`` if it has one. Or a matrix queries x keys: a DataFrame, or a dict group ->
-        DataFrame with the same features; there, features that are equal throughout share a token.
+        The data frame of :meth:`mumask.CrossAttentionMAE.get_attention`.
     value
         Column to draw: ``"weight"`` (1 = attention spread evenly) or ``"zscore"`` (0 = as the
-        baseline); both get a diverging colour map around that value. Any other column, and a
-        matrix, is drawn from 0 to its largest value.
+        baseline); both get a diverging colour map around that value. Any other column is drawn
+        from 0 to its largest value.
     n_queries, n_keys
         Rows and columns to draw: those that depart most from the centre in any group.
     n_groups
@@ -64,7 +60,7 @@ def attention(
     KeyError
         If the table has no column `value`.
     ValueError
-        If there is nothing to draw, or groups have different features.
+        If there is nothing to draw, or pairs of features are missing.
 
     Examples
     --------
@@ -73,7 +69,7 @@ def attention(
     >>> [ax.get_title() for ax in axes] == list(mdata.obs["cell_type"].cat.categories)
     True
     """
-    matrices, centre = _matrices(table, value)
+    matrices, centre = _matrices(table, value), _CENTRE.get(value)
     names, n_all = list(matrices), len(matrices)
     values = np.stack([matrix.to_numpy(dtype=float) for matrix in matrices.values()])
     departure = np.abs(values - (centre or 0.0))
@@ -158,57 +154,33 @@ def _grid(drawn: list[pd.DataFrame], n_columns: int):
     return figure, grid, font
 
 
-def _matrices(table, value: str) -> tuple[dict[object, pd.DataFrame], float | None]:
-    """Matrix queries x keys by group (None: there are no groups), and the value of "no more"."""
-    centre = None
-    if isinstance(table, pd.DataFrame) and {"query", "key"} <= set(table):
-        if value not in table:
-            raise KeyError(f"The table has no {value!r}; it has {list(table)}.")
-        centre = _CENTRE.get(value)
-        parts, order = {None: table}, [None]
-        if "group" in table:
-            parts = dict(list(table.groupby("group", observed=True)))
-            order = [name for name in natural_order(table["group"]) if name in parts]
-        # one row per pair, in the order of the modalities' features
-        matrices = {
-            name: parts[name].set_index(["query", "key"])[value].unstack("key", sort=False)
-            for name in order
-        }
-    else:
-        matrices = dict(table) if isinstance(table, Mapping) else {None: table}
-    if not matrices or any(matrix.empty for matrix in matrices.values()):
-        raise ValueError("There is no attention to draw: no group, or a table without features.")
-    first = next(iter(matrices.values()))
-    for name, matrix in matrices.items():
-        if set(matrix.index) != set(first.index) or set(matrix.columns) != set(first.columns):
-            raise ValueError(f"Group {name!r} has other features than the first one.")
+def _matrices(table: pd.DataFrame, value: str) -> dict[object, pd.DataFrame]:
+    """Matrix queries x keys, a row and a column per token, by group (None: there are no groups)."""
+    if value not in table:
+        raise KeyError(f"The table has no {value!r}; it has {list(table)}.")
+    parts, order = {None: table}, [None]
+    if "group" in table:
+        parts = dict(list(table.groupby("group", observed=True)))
+        order = [name for name in natural_order(table["group"]) if name in parts]
+    if table.empty:
+        raise ValueError("There is no attention to draw: the table is empty.")
+    tokens = ["query_token", "key_token"]
+    names = [_token_names(table, side) for side in ("query", "key")]
+    matrices = {}
+    for name in order:  # in the order of the modalities' features
+        pairs = parts[name].drop_duplicates(tokens).set_index(tokens)[value]
+        matrix = pairs.unstack("key_token").reindex(index=names[0].index, columns=names[1].index)
         if matrix.isna().to_numpy().any():
             raise ValueError(f"The attention of {name!r} has NaN.")
-    matrices = {
-        name: matrix.loc[first.index, first.columns].astype(float)
-        for name, matrix in matrices.items()
-    }
-    return _merged(matrices, table), centre
-
-
-def _merged(matrices: dict[object, pd.DataFrame], table) -> dict[object, pd.DataFrame]:
-    """Matrices with one row and one column per token instead of one per feature."""
-    for axis, side in enumerate(("query", "key")):
-        features = next(iter(matrices.values())).axes[axis]
-        if isinstance(table, pd.DataFrame) and {side, f"{side}_token"} <= set(table):
-            token = table.drop_duplicates(side).set_index(side)[f"{side}_token"][features]
-        else:
-            values = np.concatenate(
-                [np.moveaxis(m.to_numpy(), axis, 0) for m in matrices.values()], 1
-            )
-            token = np.unique(values, axis=0, return_inverse=True)[1].ravel()
-        members = pd.Series(features.astype(str)).groupby(np.asarray(token), sort=False)
-        names, places = [_token_name(list(part)) for _, part in members], members.head(1).index
-        matrices = {
-            name: matrix.take(places, axis=axis).set_axis(names, axis=axis)
-            for name, matrix in matrices.items()
-        }
+        matrices[name] = matrix.set_axis(names[0], axis=0).set_axis(names[1], axis=1)
     return matrices
+
+
+def _token_names(table: pd.DataFrame, side: str) -> pd.Series:
+    """Name of every token, those with the first features first."""
+    features = table.drop_duplicates(side)
+    by_token = features[side].astype(str).groupby(features[f"{side}_token"], sort=False)
+    return by_token.agg(lambda members: _token_name(list(members)))
 
 
 def _token_name(features: list[str]) -> str:

@@ -257,15 +257,6 @@ def test_head_learns_from_fixed_embeddings_whatever_the_stage():
         assert name not in before or torch.equal(parameter, before[name]), name
 
 
-def test_class_weights_are_one_on_average():
-    module = make(balance=0.5)
-    labels = torch.tensor([0] * 90 + [1] * 9 + [2] + [3] * 50)
-    module.fit_class_weights(labels)
-    seen = labels[labels < 3]
-    assert torch.isclose(module.class_weight[seen].mean(), torch.tensor(1.0))
-    assert module.class_weight[2] > module.class_weight[1] > module.class_weight[0]
-
-
 def test_attention_weights():
     """Even attention is 1, whatever other keys there are; pairing cells anew changes weights."""
     module = make().eval()

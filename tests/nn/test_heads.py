@@ -83,7 +83,7 @@ def test_compact_head_draws_cells_to_their_class():
             z = 3 * torch.nn.functional.one_hot(group, 6).float() + torch.randn(300, 6)
             labels = torch.where(torch.arange(300) < 90, group, 3)
             head = LabelHead(6, 3, n_hidden=32, smoothing=0.0, compactness=compactness)
-            head.fit(z, labels, torch.ones(3), n_steps=300)
+            head.fit(z, labels, n_steps=300)
             head.eval()
             assert (head(z).argmax(1) == group)[90:].float().mean() > 0.9
             within[compactness] += _spread_within(head.hidden(z)[90:].detach(), group[90:])
@@ -126,7 +126,7 @@ def test_rows_are_drawn_as_often_as_asked_for():
     z, repeats = torch.randn(40, 3), torch.arange(40) % 2
     z[repeats == 0] = float("nan")
     head = LabelHead(3, 2)
-    head.fit(z, torch.arange(40) % 3, torch.ones(2), n_steps=3, repeats=repeats)
+    head.fit(z, torch.arange(40) % 3, n_steps=3, repeats=repeats)
     assert all(weights.isfinite().all() for weights in head.parameters())
 
 
@@ -138,7 +138,7 @@ def test_fitting_forgets_what_was_fitted_before():
         head = LabelHead(4, 2, n_hidden=8)
         head.class_sums += before
         head.class_sizes += before
-        head.fit(z, labels, torch.ones(2), n_steps=3)
+        head.fit(z, labels, n_steps=3)
         heads.append(head.eval()(z))
     assert torch.equal(*heads)
 

@@ -162,8 +162,6 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             self._forget_labels()
         held = self._hold_back(labels) if split is None else np.concatenate(split[1:]).astype(int)
         to_learn = held if split is None else held[:0]
-        weighed = labels if split is None else np.delete(labels, held)
-        module.fit_class_weights(torch.as_tensor(weighed))
         if max_epochs:
             # Encoders start to learn from a good head, but from none that knows what is held back.
             if head_steps or (self.known_types_ is None and module.classifier.n_updates):

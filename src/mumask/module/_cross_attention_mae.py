@@ -93,11 +93,6 @@ class CrossAttentionMAEModule(
         ``"random"`` one of them, all others being predicted, or a cell's ``"own"``.
     fusion, distinctive
         ``"attention"`` or ``"addition"``, with or without the residual I: the paper's ablations.
-    whiten
-        Starting point of the embedding (:meth:`start_from_axes`): 0 keeps the relative variances
-        of principal components, 1 gives them equal ones.
-    balance
-        Weight classes by their frequency ``** -balance``.
     head
         Arguments of :class:`~mumask.nn.LabelHead`.
     seed
@@ -126,8 +121,6 @@ class CrossAttentionMAEModule(
         input_panel: Literal["random", "own"] = "random",
         fusion: Literal["attention", "addition"] = "attention",
         distinctive: bool = True,
-        whiten: float = 0.0,
-        balance: float = 0.0,
         head: Mapping | None = None,
         seed: int = 0,
     ):
@@ -136,7 +129,6 @@ class CrossAttentionMAEModule(
         self.n_classes, self.n_latent = n_classes, n_latent
         self.mask_ratio, self.modality_dropout = mask_ratio, modality_dropout
         self.decoder_context = decoder_context
-        self.whiten = whiten
         self.modality_weights = {m: spec.weight for m, spec in modalities.items()}
         self.stage: Literal["pretrain", "finetune"] = "pretrain"
         self.validating = False  # set by the training plan
@@ -178,8 +170,6 @@ class CrossAttentionMAEModule(
             self.head_sees_sources = head.get("n_layers") != 0
             n_in = n_latent + len(self.names) * self.head_sees_sources
             self.classifier = LabelHead(n_in, n_classes, **head)
-        self.balance = balance
-        self.register_buffer("class_weight", torch.ones(n_classes))
         self.metacells = Metacells(n_latent, count_features(modalities))
 
     @property
@@ -303,7 +293,7 @@ class CrossAttentionMAEModule(
         """Loss of the head; see :meth:`mumask.nn.LabelHead.loss`."""
         labels = tensors[keys.LABELS].squeeze(1)
         seen = labels < self.n_classes
-        loss, logits = self.classifier.loss(read, labels, self.class_weight)
+        loss, logits = self.classifier.loss(read, labels)
         if self.training:
             self.classifier.update()
         none = {name: logits.new_zeros(len(labels)) for name in self.names}

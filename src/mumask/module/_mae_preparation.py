@@ -23,7 +23,7 @@ class MAEPreparation:
     """Constants, starting values and stages of the module it is mixed into."""
 
     def fit_inputs(self, minibatches: Minibatches) -> None:
-        """Set the constants of input normalisation, and class weights, from training data.
+        """Set the constants of input normalisation from training data.
 
         Parameters
         ----------
@@ -64,9 +64,8 @@ class MAEPreparation:
             n_axes = min(encoder.tokens.n_features, width, encoder.tokens.value.shape[2])
             axes, deviation = principal_axes(rows, n_axes)
             # Components so scaled that those of a modality have unit variance in total.
-            total = (deviation ** (1 - self.whiten)).square().sum().sqrt()
-            scale = deviation**self.whiten * total
-            # A direction in which cells do not differ adds nothing.
+            scale = deviation.square().sum().sqrt()
+            # A modality in which cells do not differ adds nothing.
             encoder.tokens.start_from(torch.where(scale > 0, axes / scale, 0.0))
             decoder.start_from(encoder.tokens.group((axes * scale).T).permute(1, 0, 2))
             columns = torch.arange(n_axes)
@@ -99,15 +98,6 @@ class MAEPreparation:
             total = z[:, part].var(0, correction=0).sum()
             self.latent_scale[part] = total.sqrt().clamp(min=1e-6)
 
-    def fit_class_weights(self, labels: Tensor) -> None:
-        """Weights of the classes from the labelled training cells: frequency ``** -balance``."""
-        counts = torch.bincount(labels[labels < self.n_classes].flatten(), minlength=self.n_classes)
-        weight = counts.clamp(min=1).float() ** -self.balance
-        # On average over the labelled cells the weight is one.
-        self.class_weight.copy_(
-            weight * counts.sum().clamp(min=1) / (weight * counts).sum().clamp(min=1e-8)
-        )
-
     def head_input(self, corrected: Tensor, source: Tensor) -> Tensor:
         """What the head reads: the embedding at unit variance, and what it comes from."""
         z = corrected * (self.n_latent / len(self.names)) ** 0.5
@@ -137,8 +127,7 @@ class MAEPreparation:
         n_steps, repeats
             Of :meth:`mumask.nn.LabelHead.fit`.
         """
-        read = self.head_input(z, source)
-        self.classifier.fit(read, labels, self.class_weight, n_steps, repeats)
+        self.classifier.fit(self.head_input(z, source), labels, n_steps, repeats)
         self.finetuned.fill_(True)
 
     def set_stage(

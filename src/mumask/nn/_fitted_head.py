@@ -53,15 +53,14 @@ class FittedHead(nn.Module):
         n_steps, repeats
             Of :meth:`mumask.nn.LabelHead.fit`.
         """
-        n_classes = self.head.network[-1].out_features
         self.fitted.fill_(False)  # an earlier fit does not belong to these latent vectors
-        if not (labels < n_classes).any():
+        if not (labels < self.head.n_classes).any():
             return
         self.center.copy_(z.mean(dim=0))
         # One factor for all dimensions: they keep the proportions that the model gave them.
         self.spread.copy_(z.var(dim=0).mean().sqrt().clamp(min=1e-6))
         self.head.reset()
         values = with_sources((z - self.center) / self.spread, source)
-        self.head.fit(values, labels, torch.ones(n_classes, device=z.device), n_steps, repeats)
+        self.head.fit(values, labels, n_steps, repeats)
         self.head.eval().requires_grad_(False)
         self.fitted.fill_(True)

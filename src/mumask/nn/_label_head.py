@@ -74,7 +74,7 @@ class LabelHead(nn.Module):
         super().__init__()
         self.smoothing, self.noise = smoothing, noise
         self.consistency, self.temperature, self.decay = consistency, temperature, decay
-        self.compactness = compactness
+        self.compactness, self.n_classes = compactness, n_classes
         layers, width = [], n_in
         for _ in range(n_layers):
             layers += [nn.Linear(width, n_hidden), nn.GELU(), nn.Dropout(dropout)]
@@ -96,9 +96,7 @@ class LabelHead(nn.Module):
         """Logits ``[B, n_classes]`` of embeddings ``[B, n_in]``, by the average."""
         return self.average[-1](self.hidden(z))
 
-    def loss(
-        self, z: Tensor, labels: Tensor, class_weight: Tensor, ramp: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, z: Tensor, labels: Tensor, ramp: float = 1.0) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the labelled cells, disagreement with the teacher on the others, spread.
 
         Parameters
@@ -107,8 +105,6 @@ class LabelHead(nn.Module):
             Embeddings ``[B, n_in]``.
         labels
             Int64 ``[B]``; the number of classes or more = unlabelled.
-        class_weight
-            ``[n_classes]``.
         ramp
             Factor of `consistency`: a teacher that knows nothing yet should not teach.
 
@@ -116,7 +112,7 @@ class LabelHead(nn.Module):
         -------
         Loss, and the logits ``[B, n_classes]`` of the head itself.
         """
-        seen = labels < len(class_weight)
+        seen = labels < self.n_classes
         noisy = z
         if self.training and self.noise:
             size = self.noise * torch.where(seen, 1 / 3, 1.0)[:, None]
@@ -124,14 +120,10 @@ class LabelHead(nn.Module):
         u = self.network[:-1](noisy)
         logits = self.network[-1](u)
         entropy = F.cross_entropy(
-            logits[seen],
-            labels[seen],
-            class_weight,
-            reduction="sum",
-            label_smoothing=self.smoothing,
+            logits[seen], labels[seen], reduction="sum", label_smoothing=self.smoothing
         )
-        loss = entropy / class_weight[labels[seen]].sum().clamp(min=1)
-        belongs = F.one_hot(labels.clamp(max=len(class_weight) - 1), len(class_weight)).to(u)
+        loss = entropy / seen.sum().clamp(min=1)
+        belongs = F.one_hot(labels.clamp(max=self.n_classes - 1), self.n_classes).to(u)
         if self.consistency and not seen.all():
             with torch.no_grad():
                 target = torch.softmax(self(z[~seen]) / self.temperature, 1)
@@ -184,19 +176,12 @@ class LabelHead(nn.Module):
             mean.lerp_(parameter, 1 - keep)
         self.n_updates += 1
 
-    def fit(
-        self,
-        z: Tensor,
-        labels: Tensor,
-        class_weight: Tensor,
-        n_steps: int,
-        repeats: Tensor | None = None,
-    ) -> None:
+    def fit(self, z: Tensor, labels: Tensor, n_steps: int, repeats: Tensor | None = None) -> None:
         """Train on fixed embeddings (AdamW, cosine schedule).
 
         Parameters
         ----------
-        z, labels, class_weight
+        z, labels
             As in :meth:`loss`, all training cells at once. A quarter of every minibatch is drawn
             from the labelled cells.
         n_steps
@@ -207,7 +192,7 @@ class LabelHead(nn.Module):
         everything = torch.arange(len(labels), device=labels.device)
         if repeats is not None:
             everything = everything.repeat_interleave(repeats)
-        is_seen = labels[everything] < len(class_weight)
+        is_seen = labels[everything] < self.n_classes
         seen = everything[is_seen]
         if not len(seen):
             return
@@ -223,7 +208,7 @@ class LabelHead(nn.Module):
                 drawn = torch.randint(len(others), (FIT_BATCH - n_seen,), device=z.device)
                 rows = torch.cat([rows, others[drawn]])
             ramp = min(1.0, step / (0.3 * n_steps))
-            loss, _ = self.loss(z[rows], labels[rows], class_weight, ramp)
+            loss, _ = self.loss(z[rows], labels[rows], ramp)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -11,7 +11,7 @@ import torch
 from mudata import MuData
 from scipy.stats import false_discovery_control
 
-from mumask.data import category_names, keys
+from mumask.data import category_names, keys, presence
 
 from ._encode import EncodeMixin
 
@@ -86,10 +86,7 @@ class AttentionMixin(EncodeMixin):
                 f"`n_permutations`={n_permutations}: z-scores need at least 2; 0 gives no baseline."
             )
         mdata, cells = self._cells(mdata, indices)
-        both = np.ones(mdata.n_obs, dtype=bool)
-        for name in (query, key):
-            both &= mdata.obs_names.isin(mdata.mod[name].obs_names if name in mdata.mod else [])
-        cells = cells[both[cells]]
+        cells = cells[presence(mdata, [query, key])[cells].all(axis=1)]
         if not len(cells):
             raise ValueError(f"None of the cells has both {query!r} and {key!r}.")
         names, member = [None], np.ones((1, len(cells)), dtype=np.float32)

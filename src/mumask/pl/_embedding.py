@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 from mumask.data import torch_threads_kept
 
-from ._utils import category_palette, finish
+from ._utils import category_palette, finish, latent_of
 
 
 def embedding_panels(
@@ -62,7 +62,7 @@ def embedding_panels(
     color = [color] if isinstance(color, str) else list(color)
     if missing := [key for key in color if key not in obs]:
         raise KeyError(f"Not in obs: {missing}; it has {list(obs)}.")
-    places = [umap(_latent(z, data, len(obs)), seed, n_neighbors) for z in (before, after)]
+    places = [umap(latent_of(z, data, len(obs)), seed, n_neighbors) for z in (before, after)]
     figure, grid = plt.subplots(
         len(color),
         2,
@@ -102,18 +102,6 @@ def embedding_panels(
             bar = row[1].inset_axes([1.05, 0.1, 0.05, 0.8])
             figure.colorbar(points, cax=bar, label=key)
     return finish(figure, list(grid.flat), show, save)
-
-
-def _latent(latent, data, n):
-    if isinstance(latent, str):
-        obsm = getattr(data, "obsm", {})
-        if latent not in obsm:
-            raise KeyError(f"{latent!r} is not in obsm; it has {list(obsm)}.")
-        latent = obsm[latent]
-    latent = np.asarray(latent, dtype=np.float32)
-    if latent.ndim != 2 or len(latent) != n:
-        raise ValueError(f"A latent of shape {latent.shape} does not fit {n} cells.")
-    return latent
 
 
 @torch_threads_kept()

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 
 from mumask.data import category_name, category_names
 
-from ._utils import category_palette, finish, names_width
+from ._utils import category_palette, finish, latent_of, names_width
 
 _MOST = 2.0  # novelty is unbounded; whatever is greater is drawn here
 _COLOR_MOST = 1.0  # beyond the farthest known cell; colours tell apart what lies below
@@ -137,13 +137,8 @@ def _draw_threshold(ax, novelty, flagged):
 
 
 def _on_embedding(data, obs, keys, basis, flagged, show, save):
-    if isinstance(basis, str):
-        obsm = getattr(data, "obsm", {})
-        if basis not in obsm:
-            raise KeyError(f"{basis!r} is not in obsm; it has {list(obsm)}.")
-        basis = obsm[basis]
-    places = np.asarray(basis, dtype=float)
-    if places.shape != (len(obs), 2):
+    places = latent_of(basis, data, len(obs))
+    if places.shape[1] != 2:
         raise ValueError(f"Need two coordinates for {len(obs)} cells, got shape {places.shape}.")
     figure, grid = plt.subplots(
         1, len(keys), figsize=(4.4 * len(keys), 3.6), layout="constrained", squeeze=False

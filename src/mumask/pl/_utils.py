@@ -90,6 +90,19 @@ def natural_order(values) -> list:
     return natsorted(names, key=names.get)
 
 
+def latent_of(latent, data, n_cells: int) -> np.ndarray:
+    """Places of the cells [n, d], given as such or as a key of ``data.obsm``."""
+    if isinstance(latent, str):
+        obsm = getattr(data, "obsm", {})
+        if latent not in obsm:
+            raise KeyError(f"{latent!r} is not in obsm; it has {list(obsm)}.")
+        latent = obsm[latent]
+    latent = np.asarray(latent, dtype=np.float32)
+    if latent.ndim != 2 or len(latent) != n_cells:
+        raise ValueError(f"A latent of shape {latent.shape} does not fit {n_cells} cells.")
+    return latent
+
+
 def as_table(values) -> pd.DataFrame:
     """Dense cells x features table of an AnnData, DataFrame, sparse or dense matrix."""
     if isinstance(values, pd.DataFrame):

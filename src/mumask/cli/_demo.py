@@ -9,6 +9,7 @@ from typing import Annotated
 import matplotlib
 import numpy as np
 import pandas as pd
+import scvi
 import typer
 from anndata import AnnData
 from mudata import MuData
@@ -17,7 +18,7 @@ from mumask import MaskedVAE, datasets, metrics, pl
 from mumask.pl._embedding import umap
 
 from ._files import check_output, write, write_mudata
-from ._session import InputError, fit, say, session, set_seed, set_threads
+from ._session import InputError, fit, session, set_threads
 
 # Three technologies; the first is the bridge between the others, which share no feature. The
 # third measured part of the genes, as targeted panels do.
@@ -58,13 +59,13 @@ def demo(
         mdata, truth = datasets.simulate_mosaic(
             n_cells, BATCHES, FEATURES, n_latent=LATENT, panels=PANELS, seed=seed, return_truth=True
         )
-        say(
+        typer.echo(
             f"Simulated {mdata.n_obs:,} cells: CITE-seq (RNA + protein), ASAP-seq (protein + peaks) "
             "and RNA-only."
         )
         MaskedVAE.setup_mudata(mdata, batch_key="batch")
         set_threads(1, 0)
-        set_seed(seed)
+        scvi.settings.seed = seed
         model = MaskedVAE(mdata)
         fit(model.train, max_epochs)
         before = zero_filled_pca(mdata, seed)
@@ -77,7 +78,7 @@ def demo(
         _draw(output, mdata, model, umap(before, seed), complete, truth)
         write_mudata(mdata, output / "integrated.h5mu")
         _show(table)
-        say(f"\n{output}/ after {time.perf_counter() - start:.0f} s:")
+        typer.echo(f"\n{output}/ after {time.perf_counter() - start:.0f} s:")
         for name, what in (
             ("umap.png", "cells before and after, by cell type and by batch"),
             ("mosaic.png", "which batch measured what"),
@@ -87,7 +88,7 @@ def demo(
             ("metrics.csv", "the table above"),
             ("integrated.h5mu", 'the data with obsm["X_mumask"] and obsm["X_umap"]'),
         ):
-            say(f"  {name:20} {what}")
+            typer.echo(f"  {name:20} {what}")
 
 
 def zero_filled_pca(mdata: MuData, seed: int) -> np.ndarray:

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import scvi
 import typer
 from mudata import MuData
 
 from ._files import check_output, read_mudata, write_mudata
 from ._models import MODELS, ModelName
-from ._session import InputError, checking_input, fit, say, session, set_seed, set_threads
+from ._session import InputError, checking_input, fit, session, set_threads
 
 logger = logging.getLogger("mumask")
 
@@ -122,7 +123,7 @@ def integrate(
             if impute:
                 _check_size(mdata, wanted, used)
             set_threads(threads, sum(mdata[name].n_vars for name in used))
-            set_seed(seed)
+            scvi.settings.seed = seed
             model = chosen(mdata, preset=preset)
         fit(model.train, max_epochs)
         if labels_key is not None and chosen is MODELS["CrossAttentionMAE"]:
@@ -138,13 +139,13 @@ def integrate(
                 if column in mdata.obs:
                     complete.obs[column] = mdata.obs[column].reindex(complete.obs_names)
             write_mudata(complete, imputed)
-            say(f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(wanted)}")
+            typer.echo(f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(wanted)}")
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
-            say(f"{save_model}: the model, for mumask.{model_name}.load")
+            typer.echo(f"{save_model}: the model, for mumask.{model_name}.load")
         write_mudata(mdata, output)
         added = 'obsm["X_mumask"]' + (', obs["mumask_label"]' if labels_key else "")
-        say(f"{output}: {mdata.n_obs:,} cells, {added}")
+        typer.echo(f"{output}: {mdata.n_obs:,} cells, {added}")
 
 
 def _split(values: list[str] | None) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import scvi
 import typer
 
 from ._files import check_output, read_mudata, write_mudata
 from ._models import model_of
-from ._session import checking_input, fit, say, session, set_seed, set_threads
+from ._session import checking_input, fit, session, set_threads
 
 
 def map_query(
@@ -56,7 +57,7 @@ def map_query(
             check_output(save_model, overwrite, suffix=None)
         mdata = read_mudata(query)
         with checking_input():
-            set_seed(seed)
+            scvi.settings.seed = seed
             model = model_of(reference).load_query_data(mdata, reference)
         set_threads(threads, sum(len(model.feature_names(name)) for name in model.modalities))
         if max_epochs:
@@ -71,9 +72,11 @@ def map_query(
             complete = model.impute()
             complete.obsm["X_mumask"] = mdata.obsm["X_mumask"]
             write_mudata(complete, imputed)
-            say(f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(model.modalities)}")
+            typer.echo(
+                f"{imputed}: {complete.n_obs:,} complete cells, {', '.join(model.modalities)}"
+            )
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
-            say(f"{save_model}: the mapped model, for mumask.{type(model).__name__}.load")
+            typer.echo(f"{save_model}: the mapped model, for mumask.{type(model).__name__}.load")
         write_mudata(mdata, output)
-        say(f"{output}: {mdata.n_obs:,} cells, {added}")
+        typer.echo(f"{output}: {mdata.n_obs:,} cells, {added}")

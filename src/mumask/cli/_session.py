@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-import scvi
 import torch
 import typer
 from lightning.pytorch.callbacks import Callback
@@ -136,11 +135,6 @@ def set_threads(n: int | None, n_features: int) -> None:
     threadpool_limits(n or 1)
 
 
-def set_seed(seed: int) -> None:
-    """Before the model is made, whose first weights are random."""
-    scvi.settings.seed = seed
-
-
 def fit(train: Callable, max_epochs: int | None = None) -> None:
     """Run a method that trains, with the progress bar of the command line."""
     with redirect_stdout(sys.stderr):  # scvi-tools prints an error to standard output, for results
@@ -150,9 +144,3 @@ def fit(train: Callable, max_epochs: int | None = None) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-
-
-def say(text: str) -> None:
-    """A line for the user, on standard output."""
-    typer.echo(text)
-    sys.stdout.flush()

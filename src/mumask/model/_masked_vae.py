@@ -11,7 +11,7 @@ from mudata import MuData
 
 from mumask.data import keys
 from mumask.module import MaskedVAEModule
-from mumask.nn import ACTIVATIONS, LIKELIHOODS, SCHEDULES, cell_entropy
+from mumask.nn import ACTIVATIONS, LIKELIHOODS, SCHEDULES
 
 from ._counterfactual import CounterfactualMixin
 from ._differential import PosteriorDifferentialMixin
@@ -216,7 +216,7 @@ class MaskedVAE(
         for modality in self.modalities:
             state = self._state(keys.values_key(modality))
             mean = np.asarray(state["profile"]) * float(state["total"])
-            entropy[modality] = cell_entropy(LIKELIHOODS[state["likelihood"]].support, mean)
+            entropy[modality] = _cell_entropy(LIKELIHOODS[state["likelihood"]].support, mean)
         return {m: (max(entropy.values()) / value) ** 0.5 for m, value in entropy.items()}
 
     def _n_classes(self, n_clusters: int | None, prior: str) -> int:
@@ -231,3 +231,20 @@ class MaskedVAE(
         if n < 2:
             raise ValueError(f"`n_clusters`={n}: choose at least 2, or prior='standard' for none.")
         return n
+
+
+def _cell_entropy(support: str, mean: np.ndarray) -> float:
+    """Entropy of an average cell in nats, the sum over features of the given means; at least 1.
+
+    It is what the reconstruction loss amounts to before the model knows anything of a cell:
+    geometric counts (negative binomial with dispersion 1), binary values, standard normal values.
+    """
+    if support == "real":
+        return max(1.0, 0.5 * math.log(2 * math.pi * math.e) * len(mean))
+    p = np.clip(mean, 1e-12, None)
+    if support == "binary":
+        p = p.clip(max=1 - 1e-12)
+        by_feature = -p * np.log(p) - (1 - p) * np.log1p(-p)
+    else:
+        by_feature = (1 + p) * np.log1p(p) - p * np.log(p)
+    return max(1.0, float(by_feature.sum()))

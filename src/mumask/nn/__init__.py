@@ -1,6 +1,5 @@
 """Networks, masks, priors and likelihoods: tensors in, tensors out."""
 
-from ._balance import cell_entropy
 from ._covariates import Covariates, GrowingEmbedding
 from ._fitted_head import FittedHead
 from ._inputs import InputNorm
@@ -43,7 +42,6 @@ __all__ = [
     "TotalHead",
     "as_dense",
     "both",
-    "cell_entropy",
     "check_schedule",
     "kl_standard",
     "label_loss",

@@ -166,11 +166,12 @@ class TestMatching:
         # cell 0: match at distance 2, others at 1 and 0 -> 2 of 2; cell 2 alike; cell 1: 0
         assert metrics.foscttm(A, B) == pytest.approx((2 + 0 + 2) / 6)
 
-    def test_foscttm_chunks_and_chance(self):
+    def test_foscttm_chunks_and_chance(self, monkeypatch):
         rng = np.random.default_rng(0)
         A, B = rng.normal(size=(2, 150, 4))
         whole = metrics.foscttm(A, B)
-        assert metrics.foscttm(A, B, chunk=7) == pytest.approx(whole)
+        monkeypatch.setattr("mumask.metrics._mixing.CHUNK", 7)
+        assert metrics.foscttm(A, B) == pytest.approx(whole)
         assert whole == pytest.approx(0.5, abs=0.05)
         with pytest.raises(ValueError, match="same cells"):
             metrics.foscttm(A, B[:10])

@@ -11,6 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from mumask.data import category_names
 
+CHUNK = 1000  # cells whose distances to all others are held at a time
+
 
 def check_latent(latent, *labels) -> list[np.ndarray]:
     """Latent [n, d] as float array and its label vectors [n] as arrays of equal length."""
@@ -227,7 +229,7 @@ def graph_connectivity(latent, labels, n_neighbors: int = 15) -> float:
     return float(connectivity(NeighborsResults(indices=indices, distances=distances), labels))
 
 
-def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
+def foscttm(latent_a, latent_b) -> float:
     """Fraction of samples closer than the true match: 0 is best, 0.5 is chance.
 
     Row i of both latents [n, d] is the same cell, seen through two modalities. The fraction of
@@ -239,8 +241,6 @@ def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
     ----------
     latent_a, latent_b
         Cells x dimensions, the same cells in the same order.
-    chunk
-        Cells for which distances are made at a time.
 
     Examples
     --------
@@ -256,8 +256,8 @@ def foscttm(latent_a, latent_b, chunk: int = 1000) -> float:
         )
     n, nearer = len(latent_a), 0
     for one, other in ((latent_a, latent_b), (latent_b, latent_a)):
-        for start in range(0, n, chunk):
-            distances = cdist(one[start : start + chunk], other)
+        for start in range(0, n, CHUNK):
+            distances = cdist(one[start : start + CHUNK], other)
             rows = np.arange(len(distances))
             match = distances[rows, rows + start][:, None]
             as_near = (distances == match).sum() - len(rows)  # the match itself is none

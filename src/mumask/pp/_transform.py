@@ -91,9 +91,7 @@ def lognorm(
     >>> bool(np.allclose(total, 1e4, rtol=1e-3))
     True
     """
-    _check_target(to_layer, "lognorm")
-    adata = get_modality(mdata, modality, layer)
-    shell = AnnData(_copy(adata, layer, float_values=True))
+    adata, shell = _read(mdata, modality, layer, to_layer)
     sc.pp.normalize_total(shell, target_sum=target_sum)
     sc.pp.log1p(shell)
     adata.layers[to_layer] = shell.X
@@ -130,12 +128,9 @@ def clr(
     >>> mdata["protein"].layers["clr"].shape == mdata["protein"].shape
     True
     """
-    _check_target(to_layer, "clr")
-    adata = get_modality(mdata, modality, layer)
-    values = _copy(adata, layer, float_values=True)
-    if sparse.issparse(values):  # muon warns when it has to convert
-        values = values.tocsc() if axis == 0 else values
-    shell = AnnData(values)
+    adata, shell = _read(mdata, modality, layer, to_layer)
+    if sparse.issparse(shell.X) and axis == 0:  # muon warns when it has to convert
+        shell.X = shell.X.tocsc()
     _muon().prot.pp.clr(shell, axis=axis)
     adata.layers[to_layer] = shell.X.tocsr() if sparse.issparse(shell.X) else shell.X
 
@@ -170,37 +165,35 @@ def tfidf(
     >>> bool(mdata["atac"].layers["tfidf"].max() > 0)
     True
     """
-    _check_target(to_layer, "tfidf")
     if taken := sorted({"copy", "inplace", "from_layer"} & kwargs.keys()):
         raise TypeError(
             f"tfidf takes no {taken}: it reads `layer` and writes `to_layer`, and X stays as it is."
         )
-    adata = get_modality(mdata, modality, layer)
-    shell = AnnData(_copy(adata, layer, float_values=True))
+    adata, shell = _read(mdata, modality, layer, to_layer)
     with np.errstate(divide="ignore", invalid="ignore"):  # cells or peaks that are all zero give 0
         _muon().atac.pp.tfidf(shell, **kwargs)
     adata.layers[to_layer] = sparse.csr_matrix(shell.X)
 
 
-def _check_target(to_layer, example: str) -> None:
+def _read(
+    mdata: MuData, modality: str, layer: str | None, to_layer: str
+) -> tuple[AnnData, AnnData]:
+    """A modality to write a layer to, and its values alone, as floats, to be transformed."""
     if not isinstance(to_layer, str):
-        raise TypeError(
-            f"`to_layer` is {to_layer!r}; name the layer to write, such as {example!r}. X stays as "
-            "it is."
-        )
+        raise TypeError(f"`to_layer` is {to_layer!r}; name the layer to write. X stays as it is.")
+    adata = get_modality(mdata, modality, layer)
+    values = _copy(adata, layer)
+    return adata, AnnData(values if values.dtype.kind == "f" else values.astype(np.float32))
 
 
-def _copy(adata: AnnData, layer: str | None, float_values: bool = False):
+def _copy(adata: AnnData, layer: str | None):
     """Own copy of the values; sparse ones as CSR."""
     values = matrix_of(adata, layer)
     if values is None:
         raise ValueError("The modality has no X. Name the layer to read.")
     values = native(values)
     # csr_matrix even from a csr_array, which muon's CLR cannot take
-    values = sparse.csr_matrix(values, copy=True) if sparse.issparse(values) else np.array(values)
-    if float_values and values.dtype.kind != "f":
-        values = values.astype(np.float32)
-    return values
+    return sparse.csr_matrix(values, copy=True) if sparse.issparse(values) else np.array(values)
 
 
 def _muon():

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mumask.data import keys
 from mumask.nn import as_dense
-from mumask.nn._fusion import spread, validity
+from mumask.nn._attention import validity
+from mumask.nn._fusion import spread
 
 
 class MAEDecoding:
@@ -22,7 +23,7 @@ class MAEDecoding:
         if self.decoder_context == "tokens" and hidden["fused"] is not None:
             own, n_cells = hidden["fused"][name], len(hidden["z"])
             memory = spread(own.tokens, own.rows, n_cells)[rows]
-            checks = spread(validity(own), own.rows, n_cells)[rows]
+            checks = spread(validity(own.tokens, own.valid), own.rows, n_cells)[rows]
         return self.decoders[name](
             hidden["z"][rows], hidden["shift"][rows], ids, valid, memory, checks
         )

@@ -149,3 +149,8 @@ def pool(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         return tokens.mean(1)
     weight = valid.to(tokens.dtype)
     return torch.einsum("ntd,nt->nd", tokens, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def validity(tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """Bool ``[n, t]``, True for tokens ``[n, t, D]`` that are no padding; `valid` if it is given."""
+    return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid

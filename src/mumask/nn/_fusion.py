@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._attention import Attention, FeedForward, pool
+from ._attention import Attention, FeedForward, pool, validity
 
 
 class Encoded(NamedTuple):
@@ -155,12 +155,13 @@ class CrossFusion(nn.Module):
             if other != name:
                 part = encoded[other]
                 tokens.append(spread(part.tokens, part.rows, n_cells))
-                valid.append(spread(validity(part), part.rows, n_cells))
+                valid.append(spread(validity(part.tokens, part.valid), part.rows, n_cells))
         alone = ~torch.cat(valid, 1).any(1)
         if alone.any():
             own = encoded[name]
             tokens.append(spread(own.tokens, own.rows, n_cells))
-            valid.append(spread(validity(own), own.rows, n_cells) & alone[:, None])
+            own_valid = spread(validity(own.tokens, own.valid), own.rows, n_cells)
+            valid.append(own_valid & alone[:, None])
         valid = torch.cat(valid, 1)
         return torch.cat(tokens, 1), None if bool(valid.all()) else valid
 
@@ -220,20 +221,13 @@ class CrossFusion(nn.Module):
         here = torch.zeros(n_cells, dtype=torch.bool, device=context.device)
         here[own.rows] = True
         absent = (~here).nonzero().squeeze(1)
-        checks = context.new_ones(context.shape[:2], dtype=torch.bool) if valid is None else valid
+        checks = validity(context, valid)
         tokens = block(own.tokens, context[own.rows], checks[own.rows])
         context, checks = context[absent], checks[absent]
         stand_in = block(self.stand_ins[name](context), context, checks)
         pooled = spread(pool(tokens, own.valid), own.rows, n_cells)
         pooled = pooled.index_copy(0, absent, pool(stand_in, checks))
         return pooled, own._replace(tokens=tokens)
-
-
-def validity(part: Encoded) -> Tensor:
-    """Bool ``[n, v]``, True for tokens that are no padding."""
-    if part.valid is not None:
-        return part.valid
-    return part.tokens.new_ones(part.tokens.shape[:2], dtype=torch.bool)
 
 
 def spread(x: Tensor, rows: Tensor, n_cells: int) -> Tensor:

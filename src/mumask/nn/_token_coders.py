@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mumask.nn._attention import SelfBlock
-from mumask.nn._inputs import InputNorm
-from mumask.nn._tokens import FeatureTokens, TokenMask
+from ._attention import SelfBlock, validity
+from ._inputs import InputNorm
+from ._tokens import FeatureTokens, TokenMask
 
 
 class TokenEncoder(nn.Module):
@@ -175,21 +175,13 @@ class TokenDecoder(nn.Module):
             ``[n, t, G]``; entries of tokens not in ``ids`` are meaningless.
         """
         cell = (self.from_latent(z) + shift)[:, None]
-        parts = [cell, cell + self.mask_token + self.symbol[ids]]
-        checks = [None, ids_valid]
+        parts, checks = [cell, cell + self.mask_token + self.symbol[ids]], [None, ids_valid]
         if memory is not None:
             parts.insert(1, memory + shift[:, None])
             checks.insert(1, memory_valid)
-        valid = None
+        tokens, valid = torch.cat(parts, 1), None
         if any(check is not None for check in checks):
-            valid = torch.cat(
-                [
-                    part.new_ones(part.shape[:2], dtype=torch.bool) if check is None else check
-                    for part, check in zip(parts, checks, strict=True)
-                ],
-                1,
-            )
-        tokens = torch.cat(parts, 1)
+            valid = torch.cat(list(map(validity, parts, checks)), 1)
         for block in self.blocks:
             tokens = block(tokens, valid)
         hidden = self.norm(tokens[:, tokens.shape[1] - ids.shape[1] :])

@@ -133,6 +133,30 @@ def test_batches_to_compare_as(model):
         model.differential_expression(groupby="cell_type", batchid1=["cite"])
 
 
+def test_batches_are_compared_in_one_order(model):
+    """And not in that of a set of names, which differs between processes."""
+    asked, decode = [], model.get_normalized_expression
+
+    def watch(*arguments, transform_batch, **options):
+        asked.append(transform_batch)
+        return decode(*arguments, transform_batch=transform_batch, **options)
+
+    model.get_normalized_expression = watch
+    try:
+        one, two = (
+            model.differential_expression(
+                groupby="cell_type", group1="type0", batch_correction=True, silent=True, **ids
+            )
+            for ids in ({}, {"batchid1": ["cite"], "batchid2": ["asap"]})
+        )
+    finally:
+        del model.get_normalized_expression
+    n = len(model.batches)
+    assert asked[: 2 * n] == 2 * model.batches
+    assert asked[2 * n :] == ["cite", "asap"]
+    assert len(one) == len(two) == 14
+
+
 def test_sparse_places_of_cells_are_kept(make_mosaic, fit):
     mosaic = make_mosaic()
     rna = mosaic["rna"]

@@ -119,19 +119,20 @@ class DifferentialMixin(AccessMixin):
         columns = feature_columns(names, features, modality)
         mdata, everything = self._cells(mdata, None)
         groups, group1, group2 = _groups(mdata.obs, groupby, group1, group2, idx1, idx2)
-        batchid1, batchid2 = (
-            None if ids is None else [self.batches[c] for c in self._batch_codes(ids, argument)]
-            for argument, ids in (("batchid1", batchid1), ("batchid2", batchid2))
-        )
-        if batchid1 and not batch_correction:
-            raise ValueError("`batchid1` needs `batch_correction`=True, which decodes as a batch.")
+        decode_as = {"batchid1": batchid1, "batchid2": batchid2}
+        for argument, ids in decode_as.items():
+            if batch_correction or ids is not None:
+                # By code: in the order of a set of names, each process would draw others.
+                codes = self._batch_codes(self.batches if ids is None else ids, argument)
+                decode_as[argument] = codes
+        if not batch_correction and (given := [name for name, ids in decode_as.items() if ids]):
+            raise ValueError(f"`{given[0]}` needs `batch_correction`=True: decode as a batch.")
         stand_in = _OneModality(self, mdata, modality, columns, groups, batch_size)
 
         def sample(_, indices, transform_batch, n_samples_overall):
             cells = everything[np.random.choice(indices, n_samples_overall)]
-            return self._draw_expression(
-                mdata, cells, modality, columns, transform_batch, batch_size
-            )
+            batch = None if transform_batch is None else self.batches[transform_batch]
+            return self._draw_expression(mdata, cells, modality, columns, batch, batch_size)
 
         real = stand_in.support == "real"
         if real and mode == "change":
@@ -149,8 +150,7 @@ class DifferentialMixin(AccessMixin):
             lambda _, one, two: stand_in.compare(one, two),
             names[columns],
             mode,
-            batchid1,
-            batchid2,
+            *decode_as.values(),
             delta,
             batch_correction,
             fdr_target,
@@ -260,7 +260,6 @@ class _OneModality:
 
     def __init__(self, model, mdata, modality, columns, groups: pd.Categorical, batch_size):
         self.adata = AnnData(obs=pd.DataFrame({GROUP: groups}, index=mdata.obs_names))
-        self._batch = model.get_anndata_manager(mdata, required=True).get_state_registry(keys.BATCH)
         self.support = LIKELIHOODS[model._state(keys.values_key(modality))["likelihood"]].support
         self._codes = np.asarray(groups.codes, dtype=np.int64)
         self._sums = self._add_up(model, mdata, modality, columns, batch_size)
@@ -306,10 +305,6 @@ class _OneModality:
 
     def __getitem__(self, cells) -> np.ndarray:
         return self._means(cells)[:1]
-
-    def get_state_registry(self, _):
-        """The batches."""
-        return self._batch
 
 
 def _column(obs: pd.DataFrame, key: str | None, argument: str) -> pd.Series:

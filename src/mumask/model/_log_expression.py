@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
 
-from mumask.data import keys
-from mumask.nn import as_dense
+from mumask.data import keys, presence
+from mumask.nn import Metacells, as_dense
 
 from ._access import feature_columns
 from ._decode import DecodeMixin
@@ -39,9 +40,10 @@ class LogExpressionMixin(DecodeMixin):
         the mean of each cell it is the centred log-ratio of the proteins, with a pseudocount of one.
 
         It is the mean of two estimates: the logarithm of what the decoder expects, and the mean
-        logarithm that was measured in reference cells nearby in the latent space. Of the latter the
-        model keeps the means of 100 groups, made at the end of its training, so that a query needs
-        no reference data. Differences between batches and between other covariates are the decoder's.
+        logarithm that was measured in reference cells nearby in the latent space. A cell that is
+        encoded without the modality is compared with them as they are encoded without it, since its
+        levels, open to the one, set the others apart. The model keeps the means of 100 groups,
+        made at the end of its training, so that a query needs no reference data. Differences between batches and between other covariates are the decoder's.
         A model whose training was cut short remembers nothing, nor does a query that trained more
         than its covariates (`unfrozen`) without cells of the modality: then the decoder alone
         answers, with a warning.
@@ -105,8 +107,13 @@ class LogExpressionMixin(DecodeMixin):
             decoded = lambda *as_if: self._decoded_logs(*as_if, point, modality, picked)
             logs = sum(decoded(own, code) for code in batches) / len(batches)
             if remembers:
-                nearby = metacells(point, modality)[:, picked]
-                logs = logs + (nearby - decoded(_of_no_covariates(own), None)) / 2
+                nearby = metacells(point, modality)
+                if modality in metacells.without and metacells.without[modality].knows(modality):
+                    shown = out["source"][:, self.modalities.index(modality), None]
+                    without = metacells.without[modality](point, modality)
+                    nearby = torch.where(shown, nearby, without)
+                level = decoded(_of_no_covariates(own), None)
+                logs = logs + (nearby[:, picked] - level) / 2
             return logs.clamp(min=0)
 
         values = self._collect(read, len(columns), mdata, cells, source, batch_size)
@@ -121,23 +128,30 @@ class LogExpressionMixin(DecodeMixin):
 
     def _fit_metacells(self) -> None:
         """Group cells by their place in the latent space, and take the means of what they have."""
-        metacells = self.module.metacells
-        if not metacells.names:
-            return
-        cells = self._some_cells(METACELL_CELLS)
-        encoded = lambda: self._encode(self.adata, cells, None, None)
-        metacells.place(torch.cat([out["corrected"] for _, out, _ in encoded()]))
+        metacells, cells = self.module.metacells, self._some_cells(METACELL_CELLS)
+        if metacells.names:
+            self._remember(metacells, cells, None)
+        for name, memory in metacells.without.items():
+            others = [m for m in self.modalities if m != name]
+            both = presence(self.adata, [name])[:, 0] & presence(self.adata, others).any(axis=1)
+            if both[cells].any():
+                self._remember(memory, cells[both[cells]], others)
+
+    def _remember(self, memory: Metacells, cells: np.ndarray, source: list[str] | None) -> None:
+        """Fit a memory to cells as they are encoded from some modalities; None: from all."""
+        encoded = lambda: self._encode(self.adata, cells, None, source)
+        memory.place(torch.cat([out["corrected"] for _, out, _ in encoded()]))
         for tensors, out, _ in encoded():
             own_inputs, point = self.module._get_generative_input(tensors, out), out["corrected"]
             of_none = _of_no_covariates(own_inputs)
-            for name in metacells.names:
+            for name in memory.names:
                 if len(rows := self.module.rows_of(tensors, name)):
                     own = self._decoded_logs(own_inputs, None, point, name)[rows]
                     levels = self._decoded_logs(of_none, None, point, name)[rows]
                     found = as_dense(tensors[keys.values_key(name)]).log1p() - own
                     if (measured := self.module.measured(tensors, name)) is not None:
                         found = found * measured
-                    metacells.add(name, point[rows], levels + found)
+                    memory.add(name, point[rows], levels + found)
 
 
 def _of_no_covariates(inputs: dict) -> dict:

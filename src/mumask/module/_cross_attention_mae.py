@@ -170,7 +170,8 @@ class CrossAttentionMAEModule(
             self.head_sees_sources = head.get("n_layers") != 0
             n_in = n_latent + len(self.names) * self.head_sees_sources
             self.classifier = LabelHead(n_in, n_classes, **head)
-        self.metacells = Metacells(n_latent, count_features(modalities))
+        several = len(self.names) > 1
+        self.metacells = Metacells(n_latent, count_features(modalities), from_others=several)
 
     @property
     def hiding(self) -> bool:

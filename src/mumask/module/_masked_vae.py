@@ -177,7 +177,8 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         self.label_head = (
             FittedHead(n_latent, len(self.names), n_classes) if label_head and n_classes else None
         )
-        self.metacells = Metacells(n_latent, count_features(modalities))
+        several = len(self.names) > 1
+        self.metacells = Metacells(n_latent, count_features(modalities), from_others=several)
 
     # Masks
 

@@ -24,11 +24,17 @@ class Metacells(nn.Module):
         Latent dimensions.
     n_features
         Number of features of every modality whose levels are remembered.
+    from_others
+        Room for a second memory of each modality, ``without[name]``: of the same cells where they
+        are encoded from their other modalities.
     """
 
-    def __init__(self, n_latent: int, n_features: Mapping[str, int]):
+    def __init__(self, n_latent: int, n_features: Mapping[str, int], from_others: bool = False):
         super().__init__()
         self.names = list(n_features)
+        self.without = nn.ModuleDict(
+            {name: Metacells(n_latent, {name: n}) for name, n in n_features.items() if from_others}
+        )
         self.register_buffer("places", torch.zeros(N_METACELLS, n_latent))
         self.register_buffer("radius", torch.ones(()))
         for name, n in n_features.items():
@@ -40,6 +46,8 @@ class Metacells(nn.Module):
         """Know no levels any more."""
         for name in self.names:
             self.get_buffer(f"sizes_{name}").zero_()
+        for memory in self.without.values():
+            memory.forget()
 
     @torch.no_grad()
     def place(self, z: torch.Tensor) -> None:

@@ -16,12 +16,7 @@ from ._panels import PANEL_KEY, measured_by_all, recorded_panels
 from ._rows import column_map, keep_order, presence, row_map
 from ._scan import name_some
 from ._threads import torch_threads_kept
-from ._validate import (
-    check_features,
-    check_is_list,
-    check_is_mosaic,
-    check_modality_names,
-)
+from ._validate import check_features, check_is_list, check_is_mosaic, check_modality_names
 
 __all__ = [
     "PANEL_KEY",

@@ -320,29 +320,18 @@ class ModalityField(MosaicField):
         return self.modality
 
     def _check_layers(self, mdata: MuData, mask_layer: str | None, later: bool = False) -> None:
-        adata = mdata.mod[self.modality]
+        adata, place = mdata.mod[self.modality], f"mdata[{self.modality!r}]"
         for argument, layer in (("layers", self.layer), ("mask_layers", mask_layer)):
             if layer is not None and layer not in adata.layers:
-                way_out = ""
-                if later:
-                    place = f"mdata[{self.modality!r}]"
-                    way_out = (
-                        f" The model reads it: {place}.layers[{layer!r}] = {place}.X, if counts."
-                    )
+                copied = f" The model reads it: {place}.layers[{layer!r}] = {place}.X, if counts."
                 raise KeyError(
                     f"`{argument}`: modality {self.modality!r} has no layer {layer!r}; it has "
-                    f"{list(adata.layers)}.{way_out}"
+                    f"{list(adata.layers)}.{copied if later else ''}"
                 )
-        if self.layer is None and getattr(adata, "X", None) is None:
-            place, way_out = f"mdata[{self.modality!r}]", f"layers={{{self.modality!r}: ...}}"
-            raise ValueError(
-                f"Modality {self.modality!r} has no X. "
-                + (
-                    f"Put the counts there: {place}.X = ..."
-                    if later
-                    else f"Name a layer: {way_out}."
-                )
-            )
+        if self.layer is None and adata.X is None:
+            named = f"Name a layer: layers={{{self.modality!r}: ...}}."
+            way_out = f"Put the counts there: {place}.X = ..." if later else named
+            raise ValueError(f"Modality {self.modality!r} has no X. {way_out}")
 
     def register_field(self, mdata: MuData) -> dict:
         """Names of the features and the kind of values."""

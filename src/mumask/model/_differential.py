@@ -119,14 +119,12 @@ class DifferentialMixin(AccessMixin):
         columns = feature_columns(names, features, modality)
         mdata, everything = self._cells(mdata, None)
         groups, group1, group2 = _groups(mdata.obs, groupby, group1, group2, idx1, idx2)
-        decode_as = {"batchid1": batchid1, "batchid2": batchid2}
-        for argument, ids in decode_as.items():
-            if batch_correction or ids is not None:
-                # By code: in the order of a set of names, each process would draw others.
-                codes = self._batch_codes(self.batches if ids is None else ids, argument)
-                decode_as[argument] = codes
-        if not batch_correction and (given := [name for name, ids in decode_as.items() if ids]):
-            raise ValueError(f"`{given[0]}` needs `batch_correction`=True: decode as a batch.")
+        given = {"batchid1": batchid1, "batchid2": batchid2}
+        codes = {a: self._batch_codes(ids, a) for a, ids in given.items() if ids is not None}
+        if codes and not batch_correction:
+            raise ValueError(f"`{[*codes][0]}` needs `batch_correction`=True: decode as a batch.")
+        # By code: in the order of a set of names, each process would draw others.
+        default = list(range(len(self.batches))) if batch_correction else None
         stand_in = _OneModality(self, mdata, modality, columns, groups, batch_size)
 
         def sample(_, indices, transform_batch, n_samples_overall):
@@ -150,7 +148,7 @@ class DifferentialMixin(AccessMixin):
             lambda _, one, two: stand_in.compare(one, two),
             names[columns],
             mode,
-            *decode_as.values(),
+            *(codes.get(argument, default) for argument in given),
             delta,
             batch_correction,
             fdr_target,

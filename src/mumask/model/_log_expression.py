@@ -41,8 +41,8 @@ class LogExpressionMixin(DecodeMixin):
 
         It is the mean of two estimates: the logarithm of what the decoder expects, and the mean
         logarithm that was measured in reference cells nearby in the latent space. A cell that is
-        encoded without the modality is compared with them as they are encoded without it, since its
-        levels, open to the one, set the others apart. The model keeps the means of 100 groups,
+        encoded without the modality is compared with them as they are encoded without it: with it
+        they lie apart by the very levels that are open. The model keeps the means of 100 groups,
         made at the end of its training, so that a query needs no reference data. Differences between batches and between other covariates are the decoder's.
         A model whose training was cut short remembers nothing, nor does a query that trained more
         than its covariates (`unfrozen`) without cells of the modality: then the decoder alone

@@ -14,7 +14,15 @@ from . import _keys
 from ._blocks import matrix_of, row_reader
 from ._dataset import ModalityRows, MosaicDataset
 from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
-from ._panels import find_panel, given_panel, log_panel, recorded_panels, warn_beyond, warn_unused
+from ._panels import (
+    find_panel,
+    find_query_panel,
+    given_panel,
+    log_panel,
+    recorded_panels,
+    warn_beyond,
+    warn_unused,
+)
 from ._rows import column_map, keep_order, row_map
 from ._scan import scan
 from ._validate import (
@@ -26,7 +34,7 @@ from ._validate import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -58,6 +66,9 @@ class MosaicManager(AnnDataManager):
             or AnnDataManagerValidationCheck(check_if_view=False, check_fully_paired_mudata=False),
         )
         self._readers: dict[tuple[str, str | None], tuple[object, object]] = {}
+        # By modality and code of a query's batch, features that none of its cells shows and no
+        # record tells of: not in its panel until a model was asked about them.
+        self.open_panels: dict[str, dict[int, np.ndarray]] = {}
 
     @property
     def modalities(self) -> list[str]:
@@ -156,10 +167,13 @@ class MosaicManager(AnnDataManager):
         if lacking.any() and not query:
             raise _lacks(field.modality, names, lacking)
         new = np.arange(len(batches)) >= len(source["panel"])
-        if new.any():
-            seen = np.where(columns >= 0, source["detection"] * source["n_measured"], 0.0)
-            reference = (seen, source["n_measured"])
-            panel[new] = find_panel(found.nonzero[:, columns], n_cells, reference)[new]
+        self.open_panels[field.modality] = {}
+        for code in np.flatnonzero(new & (n_cells > 0)):
+            if batches[code] not in recorded:
+                shown = found.nonzero[code, columns] > 0
+                panel[code], in_question = shown, (columns >= 0) & ~shown
+                if in_question.any():
+                    self.open_panels[field.modality][int(code)] = in_question
         if query:
             kept["known_panel"] = panel.copy()
             kept["known_panel"][new] &= columns >= 0
@@ -173,9 +187,38 @@ class MosaicManager(AnnDataManager):
         narrowed = of_queries[:, None] | (False if query else kept["known_panel"])
         beyond = narrowed & ~panel & (found.nonzero[:, columns] > 0) & (columns >= 0)
         warn_beyond(beyond, field.modality, batches)
-        if new.any():
-            log_panel(panel, field.modality, batches, of_query=True)
         return {"panel": panel, **kept}
+
+    def settle_panels(
+        self, detections: Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]]
+    ) -> None:
+        """Decide which of the features in `open_panels` the batches of a query measured.
+
+        Parameters
+        ----------
+        detections
+            By modality and code of the batch: cells that show each feature, and those that should,
+            as a model expects; ``(n_features,)`` both.
+        """
+        for modality, by_batch in detections.items():
+            state = self._state(_keys.values_key(modality))
+            seen = state["detection"] * state["n_measured"]
+            for code, (nonzero, expected) in by_batch.items():
+                in_question = self.open_panels[modality][code]
+                there = in_question | state["panel"][code]
+                measured = find_query_panel(
+                    in_question, nonzero, np.where(there, expected, 0), seen, len(by_batch)
+                )
+                state["panel"][code] |= measured
+                state["known_panel"][code] |= measured
+        self.open_panels = {}
+
+    def log_query_panels(self) -> None:
+        """Say which batches of a query, or of its reference, measured only a part."""
+        batches = list(self._state(_keys.BATCH)[MAPPING])
+        for modality in self.modalities:
+            panel = self._state(_keys.values_key(modality))["panel"]
+            log_panel(panel, modality, batches, of_query=True)
 
     def _batch_codes(self, mdata: MuData) -> np.ndarray:
         (field,) = (f for f in self.fields if f.registry_key == _keys.BATCH)

@@ -34,11 +34,7 @@ PRIOR_DISPERSION = 0.25
 N_FITTED = 2000
 
 
-def find_panel(
-    nonzero: np.ndarray,
-    n_cells: np.ndarray,
-    reference: tuple[np.ndarray, np.ndarray] | None = None,
-) -> np.ndarray:
+def find_panel(nonzero: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
     """Panel `F_m` from the data: features whose absence from a batch chance does not explain.
 
     A zero of a rare feature in a small batch is a measurement, so a feature that no cell of a
@@ -59,9 +55,6 @@ def find_panel(
         Cells of every batch in which the feature is not zero, shape ``(n_batch, n_features)``.
     n_cells
         Cells of every batch that have the modality, shape ``(n_batch,)``.
-    reference
-        What to compare with instead of the other batches: cells of a reference in which each
-        feature is not zero, and cells in which it was measured, each of shape ``(n_features,)``.
 
     Returns
     -------
@@ -71,14 +64,43 @@ def find_panel(
     panel = np.ones(nonzero.shape, dtype=bool)
     here = np.flatnonzero(n_cells)
     for batch in here:
-        seen, n_others = reference or (
-            nonzero.sum(axis=0) - nonzero[batch],
-            n_cells.sum() - n_cells[batch],
-        )
-        expected = seen * (n_cells[batch] / np.maximum(n_others, 1))
+        seen, n_others = nonzero.sum(axis=0) - nonzero[batch], n_cells.sum() - n_cells[batch]
+        expected = seen * (n_cells[batch] / max(n_others, 1))
         chance = _chance_of_zero(nonzero[batch], expected, seen)
         panel[batch] = _measured(nonzero[batch] > 0, chance, LEVEL / len(here))
     return panel
+
+
+def find_query_panel(
+    open_features: np.ndarray,
+    nonzero: np.ndarray,
+    expected: np.ndarray,
+    seen: np.ndarray,
+    n_batches: int = 1,
+) -> np.ndarray:
+    """Which features that no cell of a query's batch shows were measured there all the same.
+
+    As :func:`find_panel`, with the rates that a model expects of these cells in place of those of
+    other batches: a query of one cell type does not show the marker genes of others.
+
+    Parameters
+    ----------
+    open_features
+        Features in question, booleans ``(n_features,)``.
+    nonzero, expected
+        Cells that show each feature, and those that should, ``(n_features,)``. For features that
+        do not belong to the data, 0.
+    seen
+        Cells of the reference that each of its rates was learned from, ``(n_features,)``.
+    n_batches
+        Batches that are judged like this.
+
+    Returns
+    -------
+    Booleans of shape ``(n_features,)``, no more than `open_features`.
+    """
+    chance = _chance_of_zero(nonzero, expected, seen)
+    return open_features & _measured(~open_features, chance, LEVEL / n_batches)
 
 
 def _measured(shown: np.ndarray, chance: np.ndarray, level: float) -> np.ndarray:

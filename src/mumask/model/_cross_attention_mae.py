@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -21,8 +20,6 @@ from ._log_expression import LogExpressionMixin
 from ._modality_specs import ModalitySpecsMixin
 from ._query import QueryMixin
 from ._stages import StagesMixin
-
-logger = logging.getLogger("mumask")
 
 # What counts are turned into, by what a modality measures.
 TRANSFORM_OF = {"protein": "clr", "atac": "tfidf"}
@@ -199,8 +196,6 @@ class CrossAttentionMAE(
                     f"`transforms`: {kind!r} of {name!r} is unknown; choose from {TRANSFORMS}."
                 )
         chosen |= given
-        if self.adata is not None:
-            logger.info("Inputs: %s.", ", ".join(f"{m} as {kind}" for m, kind in chosen.items()))
         return chosen
 
     def _check_classifier(self) -> None:

@@ -18,6 +18,7 @@ from mumask.nn import GrowingEmbedding
 
 from ._access import INFERENCE_BATCH, obsm_of
 from ._io import SaveLoadMixin, from_plain, init_arguments, one_device
+from ._query_panels import expected_detections
 from ._setup import SetupMixin
 
 logger = logging.getLogger("mumask")
@@ -174,8 +175,15 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         if extra:
             logger.warning("Modalities %s are unknown to the reference and are left out.", extra)
         cls.setup_mudata(adata, source_registry=registry, query=True, **registry["setup_args"])
-        model = cls(adata, **init_arguments(attributes))
+        arguments = init_arguments(attributes)
+        model = cls(adata, **arguments)
         known = _transfer_weights(model.module, reference["weights"])
+        if any(model.adata_manager.open_panels.values()):
+            with torch.random.fork_rng(devices=[]):
+                model.adata_manager.settle_panels(expected_detections(model))
+                model = cls(adata, **arguments)
+            _transfer_weights(model.module, reference["weights"])
+        model.adata_manager.log_query_panels()
         model._report_new(registry)
         if unfrozen is None or isinstance(unfrozen, bool):
             unfrozen = [""] if unfrozen else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Literal
 
@@ -25,6 +26,8 @@ from ._training import (
     looks_at_held_out,
     train_on_the_rest,
 )
+
+logger = logging.getLogger("mumask")
 
 # Steps of masked training; starting at the principal axes, more did not help.
 STEPS = 540
@@ -80,6 +83,12 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         if looking and max_epochs:
             check_held_out(self.adata_manager, batch_size, kwargs)
         if not self.is_trained:
+            inputs = {
+                name: encoder.norm.transform for name, encoder in self.module.encoders.items()
+            }
+            logger.info(
+                "Inputs: %s.", ", ".join(f"{name} as {kind}" for name, kind in inputs.items())
+            )
             self._prepare()
         module, presence = self.module, self._which_modalities()
         self._enter("pretrain", presence)

@@ -15,6 +15,8 @@ BLOCK = 2**21
 class Decoding:
     """Output of a :class:`MaskedVAEModule`, from its decoder's last layer on."""
 
+    decodes_rare = True  # the likelihood of counts tells a rate of 0.001 from one of 0.01
+
     def _in_spreads(self, name: str) -> bool:
         """The decoder gives real values in spreads around their centre, whatever their unit."""
         gaussian = self.likelihoods[name].support == "real"

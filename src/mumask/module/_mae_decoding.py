@@ -14,6 +14,8 @@ from mumask.nn._fusion import spread
 class MAEDecoding:
     """Decoding, for the losses and for users, of the module it is mixed into."""
 
+    decodes_rare = False  # squared errors of logarithms leave some hundredths on every feature
+
     def what_decoders_read(self, z: Tensor, covariates: dict, fused: dict | None) -> dict:
         """Embeddings ``(B, n_latent)``, covariate embeddings ``(B, D)`` and fused tokens."""
         return {"z": z, "shift": self.decoder_covariates(**covariates), "fused": fused}

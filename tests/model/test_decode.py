@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 
 from mumask import MaskedVAE
@@ -135,3 +136,23 @@ def test_completed_cells_keep_their_own_places(mosaic, fit):
     assert list(complete.obs_names) == list(mosaic.obs_names[[40, 3, 17]])
     for key in ("spatial", "table"):
         np.testing.assert_array_equal(complete.obsm[key], mosaic.obsm["spatial"][[40, 3, 17]])
+
+
+def test_a_cell_without_counts_is_completed_at_its_expected_depth(mosaic, fit):
+    """What it has was counted off its panel: a total of all features is not one of the panel."""
+    panel = [f"protein{i}" for i in range(2, 6)]
+    model = fit(mosaic, setup={"panels": {"protein": {"cite": panel}}}, epochs=2)
+    protein = mosaic["protein"]
+    row = int(np.flatnonzero(protein.obs_names.str.startswith("cite"))[0])
+    cell, values = protein.obs_names[row], protein.X.toarray()
+    values[row] = [7, 0, 0, 0, 0, 0]
+    protein.X = sp.csr_matrix(values)
+    found = model.impute(indices=[cell], modalities=["protein"])["protein"].X[0]
+    (number,) = mosaic.obs_names.get_indexer([cell])
+    ((_, _, hidden),) = model._decoded(model.adata, np.array([number]), None, [None], None)
+    with torch.no_grad():
+        ((hidden,),) = hidden
+        total = model.module.expected_total(hidden, "protein")
+        expected = model.module.expected(hidden, "protein", total)[0]
+    np.testing.assert_array_equal(found[2:], 0)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-4)

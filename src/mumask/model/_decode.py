@@ -306,7 +306,7 @@ class DecodeMixin(EncodeMixin):
                 mask = torch.ones(
                     len(here), measured.shape[1], dtype=torch.bool, device=here.device
                 )
-                mask[here] = measured
+                mask[here] = measured | ~own[here]  # an expected total is that of all features
         mean = self._mean_over(hidden, name, total, ~own, mask)
         for code, known in trust.items():
             rows = own.squeeze(1) & (tensors[keys.BATCH].squeeze(1) == code)

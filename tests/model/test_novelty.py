@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 from scipy.spatial.distance import cdist
 
 from mumask import CrossAttentionMAE, MaskedVAE
@@ -187,3 +188,20 @@ def test_a_type_without_a_label_stands_out(annotated):
     novelty = model.get_novelty(strange)
     assert novelty.median() > 0.9
     assert model.get_novelty(query).median() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("scale", [0.08, 0.3, 1.0, 10.0, 100.0])
+def test_the_temperature_is_the_most_likely_one(scale):
+    """Whatever the scale of the logits, also where a step along the gradient changes little."""
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(5, size=400), rng.normal(size=(400, 5))
+    logits[np.arange(400), labels] += 1.0
+    grid = np.linspace(np.log(0.2), np.log(10.0), 2001)
+    loss = [
+        torch.nn.functional.cross_entropy(
+            torch.as_tensor(scale * logits / np.exp(log_t)), torch.as_tensor(labels)
+        )
+        for log_t in grid
+    ]
+    found = fit_temperature((scale * logits).astype(np.float32), labels)
+    assert np.log(found) == pytest.approx(grid[np.argmin(loss)], abs=5e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
+from scipy.optimize import minimize_scalar
 from scipy.stats import t as student_t
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
@@ -27,6 +29,7 @@ N_NEIGHBORS = 10
 KEPT_CELLS = 10_000
 # Held-back cells per type from which on a temperature is fitted to them.
 LEAST_PER_TYPE = 5
+TEMPERATURES = 0.2, 10.0  # the least and the most
 LEVELS = np.linspace(0, 1, 1001)
 # Known cells from which on their own quantiles tell what one in a hundred exceeds; with fewer, the
 # logarithms of their distances are taken for normal. Fewer than the least say nothing of a view.
@@ -37,18 +40,11 @@ ALL_SUBSETS = 3
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature that makes softmax probabilities fit the labels (Guo et al., ICML 2017)."""
-    logits, labels = torch.as_tensor(logits), torch.as_tensor(labels).long()
-    log_t = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_t], lr=0.1, max_iter=100)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = F.cross_entropy(logits / log_t.exp(), labels)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return float(log_t.detach().exp().clamp(0.2, 10.0))
+    logits, labels = torch.as_tensor(logits).double(), torch.as_tensor(labels).long()
+    # One minimum, but nearly flat far above it, where steps along gradients do not get away.
+    loss = lambda log_t: float(F.cross_entropy(logits / math.exp(log_t), labels))
+    bounds = tuple(map(math.log, TEMPERATURES))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
 class CalibrationMixin(LabelsMixin):

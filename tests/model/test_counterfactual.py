@@ -114,6 +114,19 @@ def test_several_covariates_and_numbers(trained):
     assert np.isfinite(changed.to_numpy()).all()
 
 
+def test_the_batch_may_be_a_covariate_too(make_mosaic, fit):
+    """Each name means its own columns, of which that of the batch then has two."""
+    keys = {"categorical_covariate_keys": ["batch", "site"]}
+    model = fit(make_mosaic(), setup=keys, epochs=2, arithmetic="subtract")
+    obs = model.adata.obs
+    cells = obs.index[(obs["site"] == "x") & (obs["batch"] == "cite")]
+    own = model.get_normalized_expression(indices=cells)
+    for same in ({"site": "x"}, {"batch": "cite"}):
+        np.testing.assert_allclose(model.predict_condition(same, indices=cells), own, rtol=1e-4)
+    categories, _ = model._new_values({"batch": "solo", "site": "y"})
+    assert categories == {0: model.batches.index("solo"), 1: model.batches.index("solo"), 2: 1}
+
+
 @pytest.mark.parametrize(
     ("covariates", "error", "text"),
     [

@@ -108,10 +108,11 @@ class CounterfactualMixin(EncodeMixin):
                 "change nothing. Make it with arithmetic='subtract' or condition_decoder=True."
             )
         fields = self.registry_["field_registries"]
+        states = self._state(keys.CAT_COVS) if keys.CAT_COVS in fields else {}
         batch = self._state(keys.BATCH)
-        known = {batch["original_key"]: list(batch["categorical_mapping"])}
-        for key, state in (self._state(keys.CAT_COVS) if keys.CAT_COVS in fields else {}).items():
-            known[key] = list(state["categorical_mapping"])
+        # In the order of the columns; the column of the batch may be a covariate, too.
+        registered = [(batch["original_key"], batch), *states.items()]
+        known = {key: list(state["categorical_mapping"]) for key, state in registered}
         numbers = self._state(keys.CONT_COVS) if keys.CONT_COVS in fields else {"columns": []}
         columns = list(numbers["columns"])
         if not covariates:
@@ -133,5 +134,6 @@ class CounterfactualMixin(EncodeMixin):
                     f"{known[key]}."
                 )
             else:
-                categories[list(known).index(key)] = known[key].index(category_name(value))
+                code = known[key].index(category_name(value))
+                categories |= {j: code for j, (name, _) in enumerate(registered) if name == key}
         return categories, continuous

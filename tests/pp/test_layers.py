@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from mumask import datasets, pp
+from mumask import datasets, pp, tl
 
 # few features are kept here, and some cells have none of them
 pytestmark = pytest.mark.filterwarnings("ignore:.*have no count in any of")
@@ -71,3 +71,30 @@ def test_counts_that_lie_beside_the_peaks_stay(simulated):
     atac.X = 2 * atac.X
     ready = pp.prepare(simulated, n_top_peaks=50)["atac"]
     assert set(ready.X.data) == {1.0} and set(ready.layers["counts"].data) == {3.0}
+
+
+def in_parts(matrix) -> sp.csr_matrix:
+    """Counts with every element stored as so many ones, as some readers of files leave them."""
+    cells = sp.csr_matrix(matrix).tocoo()
+    order = np.lexsort((cells.col, cells.row))
+    times = cells.data[order].astype(int)
+    rows, columns = (np.repeat(index[order], times) for index in (cells.row, cells.col))
+    starts = np.searchsorted(rows, np.arange(matrix.shape[0] + 1))
+    return sp.csr_matrix((np.ones(len(rows), np.float32), columns, starts), matrix.shape)
+
+
+@pytest.mark.parametrize("name", [*READERS, "select", "markers"])
+def test_an_element_in_parts_is_their_sum(name, simulated):
+    functions = READERS | {
+        "select": lambda m, _: pp.select_features(m, n_top=20)["rna"].X,
+        "markers": lambda m, _: tl.rank_markers(m, "cell_type")[["pval", "share_in"]].to_numpy(),
+    }
+    simulated["atac"].X = simulated["atac"].X * 2
+    apart = simulated.copy()
+    for adata in apart.mod.values():
+        adata.X = in_parts(adata.X)
+        stored = adata.X.nnz
+    found, expected = functions[name](apart, None), functions[name](simulated, None)
+    found, expected = (x.toarray() if sp.issparse(x) else x for x in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert apart["atac"].X.nnz == stored  # those of the user stay as they are

@@ -1,7 +1,7 @@
 """The rooms that see a MuData: row maps, panels, fields, manager, minibatches."""
 
 from . import _keys as keys
-from ._blocks import is_binary, matrix_of, native
+from ._blocks import canonical, is_binary, matrix_of, native
 from ._categories import category_name, category_names
 from ._fields import (
     CategoricalCovariatesField,
@@ -27,6 +27,7 @@ __all__ = [
     "MosaicLoader",
     "MosaicManager",
     "MosaicSplitter",
+    "canonical",
     "category_name",
     "category_names",
     "check_features",

@@ -33,6 +33,19 @@ def native(values):
     return values.astype(np.float32 if kind == np.float16 else kind, copy=False)
 
 
+def canonical(values):
+    """The values with every element of a sparse matrix stored once.
+
+    Parts of an element that is stored several times add up: no function but a linear one may be
+    applied to each. Its own copy where there are such; everything else as it is.
+    """
+    if not sparse.issparse(values) or values.has_canonical_format:
+        return values
+    values = values.copy()
+    values.sum_duplicates()
+    return values
+
+
 def is_backed(matrix) -> bool:
     """Whether the matrix lives in a file."""
     return not (matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
@@ -202,7 +215,7 @@ def iterate_blocks(matrix, every_element: bool = False) -> Iterator[tuple[slice,
 def is_binary(matrix) -> bool:
     """Whether all values are 0 or 1; stops at the first block that has another one."""
     for _, block in iterate_blocks(matrix):
-        values = block.data if sparse.issparse(block) else block
+        values = canonical(block).data if sparse.issparse(block) else block
         if not np.isin(values, (0, 1)).all():
             return False
     return True

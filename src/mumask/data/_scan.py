@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from ._blocks import iterate_blocks, native, row_reader
+from ._blocks import canonical, iterate_blocks, native, row_reader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +68,7 @@ def scan(matrix, batch_codes: np.ndarray, n_batch: int, mask=None) -> Scan:
         if not block.data.all():  # on a copy: a block may be a view of the user's matrix
             block = block.copy()
             block.eliminate_zeros()
-        if not block.has_canonical_format:
-            block = block.copy()
-            block.sum_duplicates()
+        block = canonical(block)
         values = block.data
         row_of = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         kinds = {

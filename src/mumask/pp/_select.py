@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import matrix_of, name_some, torch_threads_kept
+from mumask.data import canonical, matrix_of, name_some, torch_threads_kept
 
 from ._mudata import column_by_cell, copy_mudata, get_modality, kind_of, replace_modalities
 
@@ -131,7 +131,7 @@ def rank_features(values, n_top: int, flavor: str, batch=None) -> np.ndarray:
         keep = np.zeros(values.shape[1], dtype=bool)
         keep[np.argsort(-found, kind="stable")[:n_top]] = True
         return keep
-    shell = AnnData(sparse.csr_matrix(values, dtype=np.float32))
+    shell = AnnData(canonical(sparse.csr_matrix(values, dtype=np.float32)))
     if batch is not None:
         shell.obs["batch"] = batch.cat.remove_unused_categories().to_numpy()
         shell.obs["batch"] = shell.obs["batch"].astype("category")

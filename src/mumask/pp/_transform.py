@@ -193,7 +193,11 @@ def _copy(adata: AnnData, layer: str | None):
         raise ValueError("The modality has no X. Name the layer to read.")
     values = native(values)
     # csr_matrix even from a csr_array, which muon's CLR cannot take
-    return sparse.csr_matrix(values, copy=True) if sparse.issparse(values) else np.array(values)
+    if not sparse.issparse(values):
+        return np.array(values)
+    values = sparse.csr_matrix(values, copy=True)
+    values.sum_duplicates()
+    return values
 
 
 def _muon():

@@ -169,3 +169,22 @@ def test_distributions(likelihood, raw, values, mask):
     expected = reference(likelihood, raw, values, full)
     torch.testing.assert_close(log_prob[full], expected[full], rtol=1e-4, atol=1e-4)
     assert distribution.sample().shape == (N, F)
+
+
+@pytest.mark.parametrize("log_theta", [1.0, 2.2, 2.4, 4.0, 7.0, 10.0])
+@pytest.mark.parametrize("name", ["nb", "zinb"])
+def test_counts_that_are_nearly_poisson(name, log_theta):
+    """Dispersions at which little is left of a difference of log-gammas in single precision."""
+    torch.manual_seed(0)
+    mean = torch.rand(50) * 2 + 0.2
+    counts, costs, slopes = torch.poisson(mean.expand(200, 50)), [], []
+    for kind in (torch.float32, torch.float64):
+        likelihood = LIKELIHOODS[name](50).to(kind)
+        likelihood.log_theta.data.fill_(log_theta)
+        bias = torch.cat([mean.log(), torch.full((50,), -5.0)])[: 50 * likelihood.n_heads]
+        layer = torch.ones(200, 1), torch.zeros(len(bias), 1), bias
+        cost = likelihood.nll(LinearOutputs(*(part.to(kind) for part in layer)), counts.to(kind))
+        costs.append(cost.detach().double())
+        slopes.append(torch.autograd.grad(cost.sum(), likelihood.log_theta)[0].double())
+    torch.testing.assert_close(*costs, rtol=0, atol=2e-4)
+    torch.testing.assert_close(*slopes, rtol=0, atol=0.03 * float(1e-2 + slopes[1].abs().max()))

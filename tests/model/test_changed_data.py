@@ -5,6 +5,7 @@ from __future__ import annotations
 import mudata as md
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from mumask import MaskedVAE
 
@@ -81,3 +82,16 @@ def test_a_subset_without_a_modality_is_mapped_and_loaded(model, tmp_path):
     mapped = MaskedVAE.load_query_data(solo, model)
     np.testing.assert_allclose(mapped.get_latent_representation(), expected, atol=1e-5)
     assert mapped.get_normalized_expression(modality="protein").notna().all(axis=None)
+
+
+def test_values_changed_in_place_are_read_again(make_mosaic, fit):
+    """A CSC matrix is converted once; scanpy normalises, and users correct, within the matrix."""
+    model = fit(make_mosaic(storage=sp.csc_matrix), epochs=1)
+    rna = model.adata["rna"]
+    model.impute(modalities=["rna"])
+    rna.X.data *= 2
+    complete = model.impute(modalities=["rna"])["rna"][rna.obs_names]
+    np.testing.assert_array_equal(complete.X, rna.X.toarray())
+    rna.X.data /= 3
+    with pytest.raises(ValueError, match="'rna' no longer holds the count values"):
+        model.get_latent_representation()

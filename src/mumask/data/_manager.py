@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from copy import deepcopy
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
+from scipy import sparse
 from scvi.data import AnnDataManager
 from scvi.data._manager import AnnDataManagerValidationCheck
 from torch.utils.data import Subset
@@ -65,7 +67,7 @@ class MosaicManager(AnnDataManager):
             validation_checks=validation_checks
             or AnnDataManagerValidationCheck(check_if_view=False, check_fully_paired_mudata=False),
         )
-        self._readers: dict[tuple[str, str | None], tuple[object, object]] = {}
+        self._readers: dict[tuple[str, str | None], tuple[object, object, int]] = {}
         # By modality and code of a query's batch, features that none of its cells shows and no
         # record tells of: not in its panel until a model was asked about them.
         self.open_panels: dict[str, dict[int, np.ndarray]] = {}
@@ -263,16 +265,19 @@ class MosaicManager(AnnDataManager):
     def _reader(self, adata: AnnData, modality: str, layer: str | None):
         """A matrix that can be read by rows; what had to be converted for it is kept."""
         matrix = matrix_of(adata, layer)
-        source, reader = self._readers.get((modality, layer), (None, None))
-        same = source is matrix
+        source, reader, stored = self._readers.get((modality, layer), (None, None, None))
+        cheap = sparse.issparse(matrix) and matrix.format == "csr"
+        # Values are changed in place, too, and what was made from them does not follow.
+        values = crc32(matrix.data) if sparse.issparse(matrix) and not cheap else None
+        same = source is matrix and stored == values
         if source is not None and hasattr(source, "group") and hasattr(matrix, "group"):
             same = source.group == matrix.group  # the same in a file
         if not same:
             reader = row_reader(matrix)
             # Only a converted matrix is worth keeping, and only with the one it was made from.
             self._readers.pop((modality, layer), None)
-            if reader is not matrix:
-                self._readers[modality, layer] = (matrix, reader)
+            if reader is not matrix and not cheap:
+                self._readers[modality, layer] = (matrix, reader, values)
         return reader
 
     def register_fields(self, adata: MuData, source_registry=None, **transfer_kwargs):

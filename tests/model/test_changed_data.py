@@ -95,3 +95,10 @@ def test_values_changed_in_place_are_read_again(make_mosaic, fit):
     rna.X.data /= 3
     with pytest.raises(ValueError, match="'rna' no longer holds the count values"):
         model.get_latent_representation()
+
+
+def test_a_mudata_without_cells(model):
+    empty = model.adata[:0].copy()
+    with pytest.raises(ValueError, match="The MuData has no cell"):
+        model.get_latent_representation(empty)
+    assert model.get_latent_representation(indices=[]).shape == (0, model.module.n_latent)

@@ -103,6 +103,8 @@ class AccessMixin(BaseModelClass):
         """Checked data, and the numbers of the cells asked for."""
         if mdata is None and self.adata is None:
             raise ValueError("The model was loaded without data: pass `mdata`.")
+        if mdata is not None and not len(mdata):  # scvi-tools takes it for none
+            raise ValueError("The MuData has no cell.")
         self._check_if_trained(warn=False)
         if getattr(mdata, "is_view", False):
             mdata = self._own_copy(mdata)

@@ -45,7 +45,8 @@ class PredictiveMixin(DecodeMixin):
         Returns
         -------
         By modality, a sparse array of the cells that have it, ``(n_cells, n_features)``, or with
-        more than one draw ``(n_cells, n_features, n_samples)``. Elements that were not measured
+        more than one draw ``(n_cells, n_features, n_samples)``, in the order of the cells asked
+        for, ``mdata.obs_names`` by default; that of the modality may be another. Elements that were not measured
         (outside of a panel, or masked by a layer) are 0. Set ``scvi.settings.seed`` for the same
         draws again.
 

@@ -93,3 +93,17 @@ def test_data_in_the_place_of_a_representation(mosaic):
     for data in (mosaic, mosaic["rna"]):
         with pytest.raises(TypeError, match=r"Pass the representation to score: mdata.obsm"):
             metrics.silhouette(data, mosaic.obs["cell_type"])
+
+
+def test_cells_in_another_order_are_refused():
+    """Row by row, labels of one level of a MuData beside those of another would score as chance."""
+    cells = [f"c{i}" for i in range(6)]
+    labels = pd.Series(["B", "B", "B", "T", "T", "T"], cells)
+    soft = pd.DataFrame({"B": labels == "B", "T": labels == "T"}, cells).astype(float)
+    assert metrics.cluster_agreement(labels, labels.reset_index(drop=True))["ARI"] == 1
+    assert metrics.expected_calibration_error(soft, labels) == 0
+    turned = labels[::-1]
+    with pytest.raises(ValueError, match="same cells in another order"):
+        metrics.cluster_agreement(labels, turned)
+    with pytest.raises(ValueError, match="same cells in another order"):
+        metrics.expected_calibration_error(soft, turned)

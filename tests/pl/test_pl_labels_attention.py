@@ -284,3 +284,9 @@ class TestUncertainty:
     def test_saved(self, tmp_path):
         pl.uncertainty(self.table(), save=tmp_path / "u.png")
         assert (tmp_path / "u.png").stat().st_size > 1000
+
+
+def test_confusion_of_cells_in_another_order_is_refused():
+    labels = pd.Series(["B", "B", "T"], ["c0", "c1", "c2"])
+    with pytest.raises(ValueError, match="same cells in another order"):
+        pl.confusion(labels, labels[::-1])

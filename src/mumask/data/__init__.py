@@ -2,7 +2,7 @@
 
 from . import _keys as keys
 from ._blocks import canonical, is_binary, matrix_of, native
-from ._categories import category_name, category_names
+from ._categories import category_name, category_names, check_order
 from ._fields import (
     CategoricalCovariatesField,
     CategoricalField,
@@ -34,6 +34,7 @@ __all__ = [
     "check_is_list",
     "check_is_mosaic",
     "check_modality_names",
+    "check_order",
     "column_map",
     "is_binary",
     "keep_order",

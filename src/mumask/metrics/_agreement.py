@@ -5,6 +5,8 @@ from __future__ import annotations
 from sklearn import metrics
 from sklearn.metrics.cluster import pair_confusion_matrix
 
+from mumask.data import check_order
+
 from ._mixing import check_labels, check_latent, silhouette
 
 
@@ -16,7 +18,7 @@ def cluster_agreement(labels, clusters) -> dict[str, float]:
     labels
         Known label of every cell [n].
     clusters
-        Cluster of every cell [n]; the names need not match.
+        Cluster of every cell [n], in the order of `labels`; the names need not match.
 
     Returns
     -------
@@ -31,6 +33,7 @@ def cluster_agreement(labels, clusters) -> dict[str, float]:
     >>> scores["ARI"], scores["NMI"]
     (1.0, 1.0)
     """
+    check_order(labels, clusters)
     labels, clusters = check_labels(len(labels), labels, clusters)
     (_, fp), (fn, tp) = pair_confusion_matrix(labels, clusters)
     errors = fp + fn

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import KNeighborsClassifier
 
-from mumask.data import category_names
+from mumask.data import category_names, check_order
 
 from ._mixing import check_latent
 
@@ -55,7 +55,7 @@ def expected_calibration_error(probabilities, labels, n_bins: int = 15, classes=
         Cells x classes: a DataFrame with the classes as columns (as ``predict(soft=True)``
         gives), or an array.
     labels
-        True class of every cell [n].
+        True class of every cell [n], in the order of `probabilities`.
     n_bins
         Number of bins.
     classes
@@ -69,6 +69,7 @@ def expected_calibration_error(probabilities, labels, n_bins: int = 15, classes=
     """
     if isinstance(probabilities, pd.DataFrame) and classes is None:
         classes = probabilities.columns
+    check_order(probabilities, labels)
     probabilities, labels = check_latent(probabilities, labels)
     classes = np.arange(probabilities.shape[1]) if classes is None else np.asarray(classes)
     if len(classes) != probabilities.shape[1]:

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
-from mumask.data import category_name, category_names
+from mumask.data import category_name, category_names, check_order
 
 from ._utils import finish, names_width, natural_order
 
@@ -39,6 +39,7 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
     >>> ax.get_xlabel()
     'predicted'
     """
+    check_order(true, predicted)
     true, predicted = _labels(true), _labels(predicted)
     if len(true) != len(predicted):
         raise ValueError(f"{len(true)} true labels but {len(predicted)} predicted ones.")

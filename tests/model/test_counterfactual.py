@@ -131,6 +131,7 @@ def test_the_batch_may_be_a_covariate_too(make_mosaic, fit):
     ("covariates", "error", "text"),
     [
         ({}, ValueError, "empty"),
+        ("site", TypeError, "goes by column.*'site'"),
         ({"typo": "x"}, KeyError, "typo"),
         ({"site": "typo"}, ValueError, "typo"),
         ({"age": "old"}, ValueError, "old"),

@@ -115,6 +115,11 @@ class CounterfactualMixin(EncodeMixin):
         known = {key: list(state["categorical_mapping"]) for key, state in registered}
         numbers = self._state(keys.CONT_COVS) if keys.CONT_COVS in fields else {"columns": []}
         columns = list(numbers["columns"])
+        if not isinstance(covariates, Mapping):
+            raise TypeError(
+                f"`covariates` goes by column, {{column: value}}, not {covariates!r}; the model knows "
+                f"{[*known, *columns]}."
+            )
         if not covariates:
             raise ValueError(f"`covariates` is empty; the model knows {[*known, *columns]}.")
         categories, continuous = {}, {}

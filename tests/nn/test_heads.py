@@ -150,3 +150,13 @@ def test_an_earlier_fit_does_not_outlive_its_latent_space():
     assert head.fitted
     head.fit(z + 1, source, torch.full((30,), 3), n_steps=2)
     assert not head.fitted
+
+
+def test_a_cell_alone_is_not_held_to_the_variance_of_one():
+    """The last minibatch of a training may have one cell."""
+    torch.manual_seed(0)
+    head = LabelHead(4, 3, compactness=0.1).train()
+    z, labels = torch.randn(30, 4), torch.arange(30).remainder(3)
+    head.loss(z, labels)
+    alone, _ = head.loss(z[:1], labels[:1])
+    assert alone < 10

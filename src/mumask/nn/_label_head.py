@@ -129,7 +129,8 @@ class LabelHead(nn.Module):
                 target = torch.softmax(self(z[~seen]) / self.temperature, 1)
             loss = loss + ramp * self.consistency * F.cross_entropy(logits[~seen], target)
             belongs = belongs.index_copy(0, (~seen).nonzero().squeeze(1), target.to(belongs))
-        if self.compactness and self.training:
+        # The variance, in units of which the classes spread, takes two cells.
+        if self.compactness and self.training and len(u) > 1:
             trust = torch.where(seen, 1.0, ramp if self.consistency else 0.0)
             loss = loss + self.compactness * self._spread(u, belongs, trust)
         return loss, logits

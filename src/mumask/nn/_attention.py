@@ -144,10 +144,10 @@ class SelfBlock(nn.Module):
 
 
 def pool(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean of the valid tokens: ``[n, t, D]`` and bool ``[n, t]`` to ``[n, D]``."""
-    if valid is None:
+    """Mean of the valid tokens: ``[n, t, D]`` and bool ``[n, t]`` to ``[n, D]``; of none, zero."""
+    if valid is None and tokens.shape[1]:
         return tokens.mean(1)
-    weight = valid.to(tokens.dtype)
+    weight = validity(tokens, valid).to(tokens.dtype)
     return torch.einsum("ntd,nt->nd", tokens, weight) / weight.sum(1, keepdim=True).clamp(min=1)
 
 

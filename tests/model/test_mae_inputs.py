@@ -1,0 +1,32 @@
+"""CrossAttentionMAE: cells of which little is measured, and arguments that cannot be meant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scvi
+
+from mumask import CrossAttentionMAE
+
+SMALL = {"n_embed": 16, "n_latent": 9, "n_heads": 2, "max_tokens": 6}
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def new(mdata, setup=None, **options):
+    scvi.settings.seed = 0
+    CrossAttentionMAE.setup_mudata(mdata, batch_key="batch", **(setup or {}))
+    return CrossAttentionMAE(mdata, **{**SMALL, **options})
+
+
+def test_cells_without_a_measured_feature_need_no_company(make_mosaic):
+    """Their embedding is that which they have among others, and training goes on with them."""
+    mosaic = make_mosaic(10)
+    rna = mosaic["rna"]
+    rna.layers["seen"] = np.ones(rna.shape, dtype=bool)
+    rna.layers["seen"][:3] = False
+    model = new(mosaic, {"mask_layers": {"rna": "seen"}})
+    model.train(max_epochs=3, batch_size=1, **QUIET)
+    cells = list(rna.obs_names[:3])
+    among, alone = model.get_latent_representation(), model.get_latent_representation(indices=cells)
+    assert np.isfinite(among).all()
+    np.testing.assert_allclose(alone, among[mosaic.obs_names.get_indexer(cells)], atol=1e-5)

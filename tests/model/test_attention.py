@@ -111,3 +111,24 @@ def test_means_of_groups_leave_out_what_is_missing():
     means = _group_means(weights, (groups == np.arange(2)[:, None]).astype(np.float32))
     for group, mean in enumerate(means):
         np.testing.assert_allclose(mean, np.nanmean(weights[groups == group], axis=0), rtol=1e-5)
+
+
+def test_what_no_cell_of_a_group_measured_is_unknown(make_mosaic):
+    """It is not the weight zero, which would be far below that of any group drawn at random."""
+    mosaic = make_mosaic(30, {"wide": ("rna", "protein"), "narrow": ("rna", "protein")})
+    genes = mosaic["rna"].var_names
+    panels = {"rna": {"narrow": list(genes[:3])}}
+    CrossAttentionMAE.setup_mudata(mosaic, batch_key="batch", panels=panels)
+    sizes = {"rna": 1, "protein": 1}
+    model = CrossAttentionMAE(mosaic, n_embed=16, n_latent=9, n_heads=2, token_size=sizes)
+    model.train(max_epochs=1, **QUIET)
+    numbers = ["weight", "zscore", "pvalue", "padj"]
+    table = model.get_attention("protein", "rna", groupby="batch", n_permutations=10)
+    unknown = (table["group"] == "narrow") & ~table["key"].isin(genes[:3])
+    assert unknown.any() and table.loc[unknown, numbers].isna().all(axis=None)
+    assert table.loc[~unknown].notna().all(axis=None) and table["padj"].max() <= 1
+    narrow = (mosaic.obs["batch"].astype(str) == "narrow").to_numpy()
+    table = model.get_attention("protein", "rna", indices=narrow, n_permutations=3)
+    unknown = ~table["key"].isin(genes[:3])
+    assert table.loc[unknown, [*numbers, "baseline"]].isna().all(axis=None)
+    assert table.loc[~unknown].notna().all(axis=None)

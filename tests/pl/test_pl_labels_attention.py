@@ -179,9 +179,19 @@ class TestAttention:
             pl.attention(table, "padj")
         with pytest.raises(ValueError, match="no attention"):
             pl.attention(table[:0])
-        for given in (table[:-1], table.assign(weight=np.nan)):
-            with pytest.raises(ValueError, match="NaN"):
-                pl.attention(given)
+        with pytest.raises(ValueError, match="'b' lacks pairs"):
+            pl.attention(table[:-1])
+        with pytest.raises(ValueError, match="all of it is NaN"):
+            pl.attention(table.assign(weight=np.nan))
+
+    def test_what_was_not_measured_is_grey(self):
+        table = self.long({"a": self.matrix(2.0), "b": self.matrix(2.0)})
+        unknown = (table["group"] == "b") & (table["key_token"] == table["key_token"].iloc[0])
+        table.loc[unknown, "weight"] = np.nan
+        axes = pl.attention(table)
+        gaps = [np.ma.getmaskarray(ax.collections[0].get_array()).sum() for ax in axes]
+        assert gaps[0] == 0 and gaps[1] == table["query_token"].nunique()
+        assert axes[1].get_facecolor()[:3] == (0.75, 0.75, 0.75)
 
 
 class TestUncertainty:

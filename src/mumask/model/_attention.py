@@ -67,6 +67,7 @@ class AttentionMixin(EncodeMixin):
         Long data frame: ``query`` and ``key`` (features), ``query_token`` and ``key_token``,
         ``group`` if asked for, ``weight``, and per token pair ``baseline``, ``zscore``, ``pvalue``
         (two-sided, by permutation) and ``padj`` (Benjamini-Hochberg over token pairs and groups).
+        NaN for tokens of which no cell, or none of the group, has a measured feature.
 
         Examples
         --------
@@ -148,20 +149,22 @@ class AttentionMixin(EncodeMixin):
                 UserWarning,
                 stacklevel=3,
             )
-        mean = (total / np.maximum(count, 1)).astype(np.float32)
+        mean = _ratio(total, count).astype(np.float32)
         return mean[:1], [draw[None] for draw in mean[1:]]
 
     def _attention_table(self, query, key, groups, observed, null) -> pd.DataFrame:
         """Long table of features from token weights ``(n_groups, q, k)``."""
         columns = {"weight": observed}
         if len(null):
-            draws = np.stack(null)
-            columns["baseline"] = baseline = draws.mean(0)
-            columns["zscore"] = (observed - baseline) / np.maximum(draws.std(0), 1e-12)
+            draws, known = np.stack(null), ~np.isnan(observed)
+            n_draws = (~np.isnan(draws)).sum(0)
+            columns["baseline"] = baseline = _ratio(np.nansum(draws, 0), n_draws)
+            spread = np.sqrt(_ratio(np.nansum((draws - baseline) ** 2, 0), n_draws))
+            columns["zscore"] = (observed - baseline) / np.maximum(spread, 1e-12)
             extreme = np.abs(draws - baseline) >= np.abs(observed - baseline)
-            columns["pvalue"] = (1 + extreme.sum(0)) / (1 + len(draws))
-            adjusted = false_discovery_control(columns["pvalue"].ravel())
-            columns["padj"] = adjusted.reshape(observed.shape)
+            pvalue = np.where(known, (1 + extreme.sum(0)) / (1 + n_draws), np.nan)
+            columns["pvalue"], columns["padj"] = pvalue, np.full_like(pvalue, np.nan)
+            columns["padj"][known] = false_discovery_control(pvalue[known])
         rows, cols = self._tokens_of(query), self._tokens_of(key)
         at = np.ix_(rows.to_numpy(), cols.to_numpy())
         pairs = pd.MultiIndex.from_product([rows.index, cols.index], names=["query", "key"])
@@ -185,11 +188,16 @@ class AttentionMixin(EncodeMixin):
 
 
 def _group_means(weights: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """Means ``(n_groups, q, k)`` of weights by cell, NaN left out."""
+    """Means ``(n_groups, q, k)`` of weights by cell, NaN left out; NaN where all are."""
     flat = weights.reshape(len(weights), -1)
     known = ~np.isnan(flat)
-    count = np.maximum(member @ known.astype(np.float32), 1)
-    return (member @ np.nan_to_num(flat) / count).reshape(len(member), *weights.shape[1:])
+    means = _ratio(member @ np.nan_to_num(flat), member @ known.astype(np.float32))
+    return means.reshape(len(member), *weights.shape[1:])
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Means of that many values, NaN of none."""
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 def _shuffle_within(batch: np.ndarray, rng: np.random.Generator) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ._utils import finish, natural_order
 _CENTRE = {"weight": 1.0, "zscore": 0.0}
 # In inches: the side of a cell and the least of it, what all heat maps may take, the colour bar.
 _CELL, _LEAST_CELL, _WIDTH, _HEIGHT, _BAR = 0.22, 0.12, 16.0, 20.0, 4.0
+_UNKNOWN = "0.75"  # of what was not measured; white is the centre
 _LONG = 20  # letters of two names that fit into one label
 
 
@@ -54,6 +55,7 @@ def attention(
     -------
     List of matplotlib Axes, one per group drawn. All have the same features in the same order and
     one colour scale: the strongest keys first, each query beside the key that it attends to most.
+    What no cell of a group has measured is grey.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def attention(
     matrices, centre = _matrices(table, value), _CENTRE.get(value)
     names, n_all = list(matrices), len(matrices)
     values = np.stack([matrix.to_numpy(dtype=float) for matrix in matrices.values()])
-    departure = np.abs(values - (centre or 0.0))
+    departure = np.nan_to_num(np.abs(values - (centre or 0.0)))
     if n_all > n_groups:
         strongest = np.sort(np.argsort(-departure.max((1, 2)), kind="stable")[:n_groups])
         names, values = [names[g] for g in strongest], values[strongest]
@@ -81,7 +83,8 @@ def attention(
     keys = np.argsort(-extent.max(0), kind="stable")[:n_keys]
     queries = np.argsort(-extent.max(1), kind="stable")[:n_queries]
     shown = np.ix_(queries, keys)
-    queries = queries[np.argsort(values.mean(0)[shown].argmax(1), kind="stable")]
+    mean = np.nan_to_num(values, nan=centre or 0.0).mean(0)
+    queries = queries[np.argsort(mean[shown].argmax(1), kind="stable")]
     # One pair of tokens with a z-score of a hundred would leave all others white.
     most = 0.99 if value == "zscore" else 1.0
     reach = float(np.quantile(departure[:, shown[0], shown[1]], most)) or 1.0
@@ -98,6 +101,7 @@ def attention(
     for ax, name, matrix in zip(axes, names, drawn, strict=True):
         # not seaborn's heatmap, which lays out the whole figure for every one
         ax.pcolormesh(matrix.to_numpy(), rasterized=True, **scale)
+        ax.set_facecolor(_UNKNOWN)
         ax.set_title("" if name is None else str(name))
         ax.set_xticks(np.arange(len(keys)) + 0.5, matrix.columns)
         ax.set_yticks(np.arange(len(queries)) + 0.5, matrix.index)
@@ -162,16 +166,16 @@ def _matrices(table: pd.DataFrame, value: str) -> dict[object, pd.DataFrame]:
     if "group" in table:
         parts = dict(list(table.groupby("group", observed=True)))
         order = [name for name in natural_order(table["group"]) if name in parts]
-    if table.empty:
-        raise ValueError("There is no attention to draw: the table is empty.")
+    if table[value].isna().all():
+        raise ValueError("There is no attention to draw: the table is empty, or all of it is NaN.")
     tokens = ["query_token", "key_token"]
     names = [_token_names(table, side) for side in ("query", "key")]
     matrices = {}
     for name in order:  # in the order of the modalities' features
         pairs = parts[name].drop_duplicates(tokens).set_index(tokens)[value]
         matrix = pairs.unstack("key_token").reindex(index=names[0].index, columns=names[1].index)
-        if matrix.isna().to_numpy().any():
-            raise ValueError(f"The attention of {name!r} has NaN.")
+        if len(pairs) < matrix.size:
+            raise ValueError(f"The attention of {name!r} lacks pairs of features: pass all of it.")
         matrices[name] = matrix.set_axis(names[0], axis=0).set_axis(names[1], axis=1)
     return matrices
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from mumask import MaskedVAE
+from mumask import CrossAttentionMAE, MaskedVAE
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,23 @@ def test_a_cell_without_counts_is_completed_at_its_expected_depth(mosaic, fit):
         expected = model.module.expected(hidden, "protein", total)[0]
     np.testing.assert_array_equal(found[2:], 0)
     np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("cls", [MaskedVAE, CrossAttentionMAE])
+def test_a_cell_without_counts_on_its_panel_is_of_average_depth(cls, make_mosaic):
+    """The depth is that of all features; held to the few of the panel it was many times as large."""
+    mosaic = make_mosaic(40)
+    cls.setup_mudata(mosaic, batch_key="batch")
+    sizes = {"n_latent": 4, "n_hidden": 16} if cls is MaskedVAE else {"n_embed": 16, "n_latent": 9}
+    model = cls(mosaic, **sizes)
+    model.train(max_epochs=5, enable_progress_bar=False, accelerator="cpu")
+    query = make_mosaic(20, {"new": ("rna",)}, seed=3)
+    rna = query["rna"]
+    rna.X = rna.X.toarray()
+    rna.X[0, :3], rna.X[0, 3] = 0, 1
+    rna.var_names = [name if n < 3 else f"other{n}" for n, name in enumerate(rna.var_names)]
+    query.update()
+    mapped = cls.load_query_data(query, model)
+    totals = mapped.impute(modalities=["rna"])["rna"].to_df().sum(axis=1)
+    average = mapped.registry_["field_registries"]["X_rna"]["state_registry"]["total"]
+    assert totals[rna.obs_names[0]] < 1.5 * average

@@ -30,3 +30,30 @@ def test_cells_without_a_measured_feature_need_no_company(make_mosaic):
     among, alone = model.get_latent_representation(), model.get_latent_representation(indices=cells)
     assert np.isfinite(among).all()
     np.testing.assert_allclose(alone, among[mosaic.obs_names.get_indexer(cells)], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion": "cross"}, "`fusion`: 'cross' is unknown; choose 'attention' or 'addition'"),
+        ({"decoder_context": "token"}, "`decoder_context`: 'token' is unknown"),
+        ({"modality_dropout": 1.5}, r"`modality_dropout`=1.5 is not in \[0, 1\]"),
+        ({"modality_dropout": -0.5}, "`modality_dropout`=-0.5"),
+        ({"max_tokens": 0}, "`max_tokens`=0: choose a whole number, at least 1"),
+        ({"n_heads": 0}, "`n_heads`=0"),
+        ({"n_latent": 9.5}, "`n_latent`=9.5: choose a whole number"),
+        ({"n_encoder_layers": -1}, "`n_encoder_layers`=-1: .* at least 0"),
+        ({"token_size": {"rna": 2.5}}, r"`token_size\['rna'\]`=2.5: choose a whole number"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(mosaic, options, message):
+    with pytest.raises(ValueError, match=message):
+        new(mosaic, **options)
+
+
+def test_transforms_of_counts_are_for_counts(mosaic):
+    with pytest.raises(TypeError, match="goes by modality"):
+        new(mosaic, transforms="clr")
+    mosaic["rna"].X = mosaic["rna"].X.toarray() - 1.5
+    with pytest.raises(ValueError, match="'log1p' is for counts, and 'rna' is .* real values"):
+        new(mosaic, {"likelihoods": {"rna": "gaussian"}}, transforms={"rna": "log1p"})

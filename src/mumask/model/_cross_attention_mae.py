@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -23,8 +24,19 @@ from ._stages import StagesMixin
 
 # What counts are turned into, by what a modality measures.
 TRANSFORM_OF = {"protein": "clr", "atac": "tfidf"}
+OF_COUNTS = ("log1p", "clr", "tfidf")
 # Weights of the reconstruction losses of the paper: RNA 0.7, protein 0.3.
 PROTEIN_WEIGHT, OTHER_WEIGHT = 0.3, 0.7
+# Arguments with two choices, the default first, and the least of those that are whole numbers.
+CHOICES = {
+    "input_panel": ("random", "own"),
+    "fusion": ("attention", "addition"),
+    "decoder_context": ("cell", "tokens"),
+}
+LEAST = {
+    **dict.fromkeys(("n_latent", "n_embed", "n_heads", "max_tokens"), 1),
+    **dict.fromkeys(("n_encoder_layers", "n_decoder_layers"), 0),
+}
 # What training does by default, and with the paper's configuration.
 STAGES = {
     None: {"start_from_axes": True, "train": {}, "finetune": {}},
@@ -174,15 +186,29 @@ class CrossAttentionMAE(
                 raise ValueError(f"`token_size` names {name!r}; modalities are {self.modalities}.")
         if not 0 <= options.get("mask_ratio", 0.15) < 1:
             raise ValueError(f"`mask_ratio`={options['mask_ratio']} is not in [0, 1).")
-        if options.get("input_panel", "random") not in ("random", "own"):
-            raise ValueError(
-                f"`input_panel`: {options['input_panel']!r} is unknown; choose 'random' or 'own'."
-            )
+        if not 0 <= options.get("modality_dropout", 0.5) <= 1:
+            raise ValueError(f"`modality_dropout`={options['modality_dropout']} is not in [0, 1].")
+        for name, (one, other) in CHOICES.items():
+            if options.get(name, one) not in (one, other):
+                raise ValueError(
+                    f"`{name}`: {options[name]!r} is unknown; choose {one!r} or {other!r}."
+                )
+        numbers = {name: options[name] for name in LEAST if name in options}
+        numbers |= {f"token_size[{m!r}]": size for m, size in sizes.items()}
+        for name, number in numbers.items():
+            if not isinstance(number, Integral) or number < LEAST.get(name, 1):
+                raise ValueError(
+                    f"`{name}`={number!r}: choose a whole number, at least {LEAST.get(name, 1)}."
+                )
         if options.get("n_latent", 48) < len(self.modalities):
             raise ValueError("`n_latent` has to be at least the number of modalities.")
 
     def _transforms(self, given: Mapping[str, str]) -> dict[str, str]:
         """Input transform of every modality."""
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"`transforms` goes by modality: transforms={{{self.modalities[0]!r}: {given!r}}}."
+            )
         chosen = {}
         for name in self.modalities:
             likelihood = self._state(keys.values_key(name))["likelihood"]
@@ -194,6 +220,12 @@ class CrossAttentionMAE(
             if kind not in TRANSFORMS:
                 raise ValueError(
                     f"`transforms`: {kind!r} of {name!r} is unknown; choose from {TRANSFORMS}."
+                )
+            if kind in OF_COUNTS and self._state(keys.values_key(name))["likelihood"] == "gaussian":
+                raise ValueError(
+                    f"`transforms`: {kind!r} is for counts, and {name!r} is registered with real "
+                    "values, which enter as they are: leave it out, or register counts with "
+                    "setup_mudata(layers=...)."
                 )
         chosen |= given
         return chosen

@@ -57,3 +57,16 @@ def test_transforms_of_counts_are_for_counts(mosaic):
     mosaic["rna"].X = mosaic["rna"].X.toarray() - 1.5
     with pytest.raises(ValueError, match="'log1p' is for counts, and 'rna' is .* real values"):
         new(mosaic, {"likelihoods": {"rna": "gaussian"}}, transforms={"rna": "log1p"})
+
+
+def test_stage_1_needs_something_to_hide(make_mosaic, mosaic):
+    """Its loss is zero otherwise, and weight decay all that moves a weight."""
+    model = new(mosaic, mask_ratio=0.0, modality_dropout=0.0)
+    with pytest.raises(ValueError, match="Nothing would be hidden.*`mask_ratio`"):
+        model.train(max_epochs=1, **QUIET)
+    model.train(max_epochs=0)
+    apart = make_mosaic(20, {"solo": ("rna",), "peaks": ("atac",)})
+    with pytest.raises(ValueError, match="several tokens"):
+        new(apart, max_tokens=1).train(max_epochs=1, **QUIET)
+    new(mosaic, max_tokens=1).train(max_epochs=1, **QUIET)  # modalities are hidden
+    new(mosaic, modality_dropout=0.0).train(max_epochs=1, **QUIET)

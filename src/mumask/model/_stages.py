@@ -78,6 +78,13 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         if max_epochs is None:
             budget = self._budget(STEPS, 2)
             max_epochs = default or default_epochs(self.adata.n_obs, batch_size, *budget)
+        if max_epochs and not self.module.can_hide(self._which_modalities()):
+            raise ValueError(
+                "Nothing would be hidden, so that there is nothing to learn: make the model with a "
+                "`mask_ratio` above 0 and modalities of several tokens (`max_tokens`, `token_size`), "
+                "or with `modality_dropout` and cells that have several modalities. "
+                "train(max_epochs=0) leaves it at the principal axes."
+            )
         looking = looks_at_held_out(kwargs)
         train_on_the_rest(kwargs, held_out=looking)
         if looking and max_epochs:

@@ -39,6 +39,14 @@ class MAEPreparation:
                 )
             )
 
+    def can_hide(self, presence: Tensor) -> bool:
+        """Whether stage 1 finds something to hide in cells with these modalities, ``(n, M)``."""
+        columns = list(zip(self.names, presence.any(0).tolist(), strict=True))
+        several = any(here and self.encoders[m].tokens.n_tokens > 1 for m, here in columns)
+        panels = any(here and getattr(self, f"drawn_{m}") is not None for m, here in columns)
+        dropped = self.modality_dropout > 0 and bool((presence.sum(1) > 1).any())
+        return panels or dropped or (self.mask_ratio > 0 and several)
+
     @torch.no_grad()
     def start_from_axes(self, minibatches: Minibatches) -> None:
         """Start encoders and decoders at the principal axes of the training data.

@@ -70,3 +70,10 @@ def test_stage_1_needs_something_to_hide(make_mosaic, mosaic):
         new(apart, max_tokens=1).train(max_epochs=1, **QUIET)
     new(mosaic, max_tokens=1).train(max_epochs=1, **QUIET)  # modalities are hidden
     new(mosaic, modality_dropout=0.0).train(max_epochs=1, **QUIET)
+
+
+def test_steps_of_a_head_are_counted_up(mosaic):
+    model = new(mosaic, {"labels_key": "some_labels"})
+    model.train(max_epochs=0)
+    with pytest.raises(ValueError, match="`head_steps`=-5"):
+        model.finetune(head_steps=-5)

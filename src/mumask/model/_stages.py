@@ -169,6 +169,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             raise ValueError("Run train() (stage 1) first; train(max_epochs=0) skips its epochs.")
         if sources not in ("each", "all"):
             raise ValueError(f"`sources`: {sources!r} is unknown; choose 'each' or 'all'.")
+        if head_steps < 0:
+            raise ValueError(f"`head_steps`={head_steps}: choose 0 or more.")
         if not (max_epochs or head_steps):
             raise ValueError("Nothing to train: `max_epochs` and `head_steps` are both 0.")
         split = self._split_asked_for(batch_size, kwargs) if max_epochs else None

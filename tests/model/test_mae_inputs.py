@@ -77,3 +77,15 @@ def test_steps_of_a_head_are_counted_up(mosaic):
     model.train(max_epochs=0)
     with pytest.raises(ValueError, match="`head_steps`=-5"):
         model.finetune(head_steps=-5)
+
+
+def test_a_training_that_cannot_begin_changes_no_start(make_mosaic):
+    starts = []
+    for fails in (False, True):
+        model = new(make_mosaic(20))
+        if fails:
+            with pytest.raises(TypeError, match="rate"):
+                model.train(max_epochs=1, plan_kwargs={"rate": 1}, **QUIET)
+        model.train(max_epochs=0)
+        starts.append(model.get_latent_representation())
+    np.testing.assert_array_equal(*starts)

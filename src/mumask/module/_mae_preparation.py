@@ -81,7 +81,9 @@ class MAEPreparation:
                 (self.fusion.to_latent[name], columns, columns),
                 (decoder.from_latent, columns, first + columns),
             ):
-                layer.weight.mul_(0.1).index_put_((to, of), torch.ones(n_axes).to(axes))
+                if layer.bias.any():  # else a training that could not begin has been here
+                    layer.weight.mul_(0.1)
+                layer.weight.index_put_((to, of), torch.ones(n_axes).to(axes))
                 layer.bias.zero_()
 
     @torch.no_grad()

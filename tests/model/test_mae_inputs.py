@@ -89,3 +89,13 @@ def test_a_training_that_cannot_begin_changes_no_start(make_mosaic):
         model.train(max_epochs=0)
         starts.append(model.get_latent_representation())
     np.testing.assert_array_equal(*starts)
+
+
+def test_stand_ins_that_nothing_trains_are_told(make_mosaic, recwarn):
+    paired = make_mosaic(20, {"cite": ("rna", "protein")})
+    with pytest.warns(UserWarning, match=r"without \['rna', 'protein'\].*`modality_dropout`"):
+        new(paired, modality_dropout=0.0).train(max_epochs=1, **QUIET)
+    recwarn.clear()
+    new(paired).train(max_epochs=1, **QUIET)
+    new(make_mosaic(20), modality_dropout=0.0).train(max_epochs=1, **QUIET)
+    assert not [w for w in recwarn if "stands in" in str(w.message)]

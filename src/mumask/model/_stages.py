@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -100,6 +101,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         module, presence = self.module, self._which_modalities()
         self._enter("pretrain", presence)
         self._check_trainable()
+        if self.mapped_ is None and max_epochs:
+            self._warn_of_stand_ins()
         if self.mapped_ is None and not max_epochs:
             self._forget_labels()
         forget_at_start(self, kwargs)
@@ -210,6 +213,19 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
     def _forget_labels(self) -> None:
         self.module.finetuned.fill_(False)
         self.known_types_ = None
+
+    def _warn_of_stand_ins(self) -> None:
+        """Say which modalities no cell of the training is without, by nature or by dropout."""
+        stand_ins = self.module.fusion.stand_ins
+        idle = [name for name, layer in stand_ins.items() if not layer.weight.requires_grad]
+        if idle:
+            warnings.warn(
+                f"No cell is ever without {idle}, so that training does not learn what stands in for "
+                "them: what is encoded or generated without them will be poor. If that is wanted, "
+                "make the model with `modality_dropout` above 0.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _prepare(self) -> None:
         """Constants of the inputs, and the starting point of the weights."""

@@ -272,6 +272,7 @@ def test_memory_is_saved_and_goes_to_queries(model, make_mosaic, tmp_path):
     mapped = cls.load_query_data(query, model, unfrozen=True)  # and the latent space moves
     mapped.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
     assert not mapped.module.metacells.knows("protein")
+    assert mapped.module.metacells.knows("rna")  # which it has itself
 
 
 @pytest.mark.parametrize("cls", SMALL)

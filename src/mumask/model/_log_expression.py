@@ -98,7 +98,7 @@ class LogExpressionMixin(DecodeMixin):
         if not (remembers := metacells.knows(modality)):
             warnings.warn(
                 f"No reference cells of {modality!r} are remembered, so the decoder alone answers. "
-                "train() gathers them at its end.",
+                "train() gathers them at its end, of the cells that have it.",
                 stacklevel=2,
             )
 

@@ -261,9 +261,14 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
             if isinstance(module, GrowingEmbedding):
                 module.freeze_first(known[name])
 
+    @property
+    def _latent_space_moves(self) -> bool:
+        """Whether training moves more than vectors of covariates."""
+        return self.mapped_ is None or bool(self.mapped_["unfrozen"])
+
     def _budget(self, steps: int, at_least: int) -> tuple[int, int]:
         """Default steps and fewest epochs of a training; a query needs less than a reference."""
-        if self.mapped_ is None or self.mapped_["unfrozen"]:
+        if self._latent_space_moves:
             return steps, at_least
         return QUERY_STEPS, 1
 

@@ -110,6 +110,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         if self.mapped_ is None:  # a query keeps the scale of the reference
             cells = self._some_cells(PREPARATION_CELLS)
             module.calibrate(lambda: self._minibatches(self.adata, cells, None))
+        if self._latent_space_moves:
             self._fit_metacells()
         return runner
 
@@ -203,7 +204,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             self._fit_head(labels, views, head_steps or CALIBRATION_STEPS, held)
         elif self.known_types_ is None:
             self._calibrate_on(labels, held)
-        if max_epochs and self.mapped_ is None:
+        if max_epochs and self._latent_space_moves:
             self._fit_metacells()
         module.finetuned.fill_(True)
         module.eval()

@@ -121,7 +121,7 @@ class ForgetFitted(Callback):
         mapped = self.model.mapped_  # a query keeps what is the reference's, where that stays put
         if mapped is None:
             self.model._forget_labels()
-        if mapped is None or mapped["unfrozen"]:
+        if self.model._latent_space_moves:
             self.model.module.metacells.forget()
 
 
@@ -257,5 +257,6 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
             self.module.input_masks, self.module.output_masks = {}, {}
         if self.mapped_ is None:  # a query keeps what the reference learned of its labels
             self._fit_label_head(held_for_calibration=not (looking or splitting))
+        if self._latent_space_moves:
             self._fit_metacells()
         return runner

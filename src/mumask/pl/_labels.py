@@ -35,7 +35,8 @@ def confusion(true, predicted, *, ax=None, cmap="Blues", show=None, save=None):
 
     Examples
     --------
-    >>> ax = mumask.pl.confusion(mdata.obs["cell_type"], model.predict())
+    >>> predicted = model.predict()
+    >>> ax = mumask.pl.confusion(mdata.obs.loc[predicted.index, "cell_type"], predicted)
     >>> ax.get_xlabel()
     'predicted'
     """

@@ -209,6 +209,29 @@ def test_calibration_balances_the_modalities_and_is_undone_for_decoders():
     assert torch.allclose(module.to_decoder(out["corrected"], {}), out["z"], atol=1e-5)
 
 
+def test_calibration_brings_the_views_of_a_cell_together():
+    """Beside the distances between cells, in those views that cells of the data have."""
+    module, tensors = make().eval(), batch_of()
+    module.calibrate(lambda: [tensors])
+    both = (tensors["presence"].sum(1) > 1).nonzero().squeeze(1)
+    known = {tuple(view) for view in tensors["presence"].tolist()}
+    views = []
+    for view in known:
+        out = module.inference(tensors, source=torch.tensor(view))
+        views.append((module.standardised(out["z"]), out["corrected"]))
+    apart = []
+    for seen in zip(*views, strict=True):
+        seen = torch.stack(seen)[:, both]
+        apart.append(seen.var(0).sum() / seen.mean(0).var(0).sum())
+    assert apart[1] < 0.8 * apart[0]
+
+
+def test_calibration_of_cells_that_have_the_same_weighs_no_direction():
+    module, tensors = make().eval(), batch_of(torch.ones(20, 3, dtype=torch.bool))
+    module.calibrate(lambda: [tensors])
+    assert torch.equal(module.agreed, torch.eye(6))
+
+
 @pytest.mark.parametrize("context", ["cell", "tokens"])
 def test_decoding_any_modality_of_any_cell(context):
     module = make(decoder_context=context).eval()

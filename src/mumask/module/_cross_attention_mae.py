@@ -161,6 +161,7 @@ class CrossAttentionMAEModule(
         )
         self.register_buffer("latent_mean", torch.zeros(n_latent))
         self.register_buffer("latent_scale", torch.ones(n_latent))
+        self.register_buffer("agreed", torch.eye(n_latent))
         self.register_buffer("finetuned", torch.tensor(False))
         self.decoder_covariates = Covariates(n_categories, n_continuous, n_embed)
         self.classifier = None
@@ -208,7 +209,7 @@ class CrossAttentionMAEModule(
         -------
         dict
             ``z`` ``(B, n_latent)`` as decoders read it, ``corrected`` (and ``mean``) as the
-            head does (:meth:`calibrate`), ``parts`` of it by modality, ``embedding`` for users
+            head does (:meth:`calibrate`), ``parts`` by modality, ``embedding`` for users
             (``corrected``, after fine-tuning the head's last hidden layer), ``logits``
             ``(B, n_classes)`` or None, ``source`` ``(B, M)`` as used, ``encoded`` and ``fused``
             tokens, ``masks`` of tokens by modality, and ``seen``, the features ``(n_m, F)`` of
@@ -223,13 +224,14 @@ class CrossAttentionMAEModule(
         else:
             source = presence
         embedded = self.embed(tensors, source, ratio)
-        corrected = (embedded.z - self.latent_mean) / self.latent_scale
+        standardised = self.standardised(embedded.z)
+        corrected = standardised @ self.agreed
         read = None if self.classifier is None else self.head_input(corrected, source)
         return {
             "mean": corrected,
             "corrected": corrected,
             "embedding": self.classifier.hidden(read) if self.finetuned else corrected,
-            "parts": {m: corrected[:, part] for m, part in self.fusion.slices.items()},
+            "parts": {m: standardised[:, part] for m, part in self.fusion.slices.items()},
             "logits": None if read is None else self.classifier(read),
             "source": source,
             **embedded._asdict(),

@@ -37,7 +37,8 @@ class MAEDecoding:
 
     def to_decoder(self, corrected: Tensor, covariates: dict) -> Tensor:
         """The embedding as decoders read it: undoes :meth:`calibrate`."""
-        return corrected * self.latent_scale + self.latent_mean
+        standardised = torch.linalg.solve(self.agreed, corrected, left=False)
+        return standardised * self.latent_scale + self.latent_mean
 
     def decode(self, hidden: dict, modality: str) -> Tensor:
         """All features of one modality for all cells, on the normalised scale; ``(B, F)``."""

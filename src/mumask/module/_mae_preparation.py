@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mumask.data import keys
 from mumask.nn import as_dense
+from mumask.nn._agreement import Agreement
 from mumask.nn._inputs import principal_axes
 from mumask.nn._label_head import with_sources
 
@@ -88,11 +89,15 @@ class MAEPreparation:
 
     @torch.no_grad()
     def calibrate(self, minibatches: Minibatches) -> None:
-        """Centre the embedding and give every modality's part the same total variance.
+        """Centre the embedding, and give modalities and directions the weight that is their due.
 
         Which modality varies most in the embedding is otherwise an accident of loss weights and
-        numbers of features, and decides what neighbours and clusters look like. Call it after
-        stage 1; it changes neither masked training nor decoding.
+        numbers of features, and decides what neighbours and clusters look like: every one's part
+        gets the same total variance. And where cells differ in what they have, a direction that
+        one view of a cell tells nothing of sets those with it apart from those without: directions
+        count as far as the views of a cell agree (:class:`~mumask.nn._agreement.Agreement`), of
+        those that cells of the data have. Call it after stage 1; it changes neither masked training
+        nor decoding.
 
         Parameters
         ----------
@@ -101,12 +106,24 @@ class MAEPreparation:
         """
         training = self.training
         self.eval()
+        presence = torch.cat([t[keys.PRESENCE] for t in minibatches()])
         z = torch.cat([self.inference(t)["z"] for t in minibatches()])
-        self.train(training)
         self.latent_mean.copy_(z.mean(0))
         for part in self.fusion.slices.values():
             total = z[:, part].var(0, correction=0).sum()
             self.latent_scale[part] = total.sqrt().clamp(min=1e-6)
+        agreement, views = Agreement(self.n_latent), presence.unique(dim=0)
+        for tensors in minibatches() if len(views) > 1 else ():
+            seen = [self.standardised(self.inference(tensors, source=v)["z"]) for v in views]
+            for own in views:
+                rows = (tensors[keys.PRESENCE] == own).all(1)
+                agreement.add([z[rows] for z, v in zip(seen, views, strict=True) if own[v].all()])
+        self.agreed.copy_(agreement.map())
+        self.train(training)
+
+    def standardised(self, z: Tensor) -> Tensor:
+        """Embeddings ``(B, n_latent)`` with centred parts of the same total variance."""
+        return (z - self.latent_mean) / self.latent_scale
 
     def head_input(self, corrected: Tensor, source: Tensor) -> Tensor:
         """What the head reads: the embedding at unit variance, and what it comes from."""

@@ -259,7 +259,8 @@ class CrossAttentionMAE(
             Modalities to encode from; by default all that a cell has.
         modality
             Only this modality's part of the stage-1 embedding: its own tokens enhanced by the
-            other modalities' (or a projection of these, where a cell lacks it).
+            other modalities' (or a projection of these, where a cell lacks it). In a mosaic the parts
+            are those from which the joint embedding is made, by weighing its directions.
         batch_size
             Cells per minibatch.
 

@@ -123,7 +123,9 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         """Map a query onto a reference.
 
         The query may lack modalities and features, have others, list cells and features in
-        another order, come from new batches and have no labels. What it lacks is masked. The
+        another order, come from new batches and have no labels. What it lacks is masked. Features
+        that no cell of a new batch shows count as measured, unless ``varm["measured"]`` tells
+        otherwise or the reference expects them too often in these very cells. The
         result can be asked at once for latent space, labels and generated modalities. Its cells are
         encoded with what the model expects of features that the query lacks, and
         :class:`MaskedVAE` refines them by ``module.refine_steps`` (10) steps of inference: some

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from . import _row_kernels
+from ._gamma_ratios import digamma_difference, log_gamma_ratio
 from ._linear_outputs import passed_back
 from ._row_kernels import SMALL
 
@@ -54,11 +55,10 @@ def _negative_binomial_whole(raw, bias, total, theta, starts, columns, counts):
     x, feature = counts.index_select(0, large), columns.index_select(0, large)
     theta_at = theta.index_select(0, feature)
     looked_up = counts.clamp(max=SMALL - 1).long().mul_(len(theta)).add_(columns)
-    of_large = torch.lgamma(theta_at) + torch.lgamma(x + 1) - torch.lgamma(x + theta_at)
-    of_large += x * theta_at.log()
+    of_large = torch.lgamma(x + 1) + x * theta_at.log() - log_gamma_ratio(x, theta_at)
     gamma = gammas.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
     cost.scatter_add_(0, rows, positive.add_(gamma))
-    of_large = theta_at * (torch.digamma(theta_at) - torch.digamma(x + theta_at))
+    of_large = -theta_at * digamma_difference(x, theta_at)
     slope = slopes.view(-1).index_select(0, looked_up).index_copy_(0, large, of_large)
     rest_at = (1 - full.view(-1).index_select(0, flat)) * counts
     of_theta = log1p_r.sub_(full)

@@ -17,10 +17,9 @@ from torch import distributions, nn
 from torch.nn import functional as F
 
 from ._fused_losses import DetectionLoss, NegativeBinomialLoss, excluded
+from ._gamma_ratios import log_gamma_ratio
 from ._linear_outputs import LinearOutputs
 from ._values import as_dense, by_row, nonzeros, row_sums
-
-STIRLING_FROM = 10.0  # the next term of the series is below 1e-8 from here on
 
 
 def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -30,16 +29,6 @@ def _unmasked_sum(elements: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
 def _picked(values: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """Those of some features, which the last dimension counts; None = all."""
     return values if features is None else values.index_select(-1, features)
-
-
-def _log_gamma_ratio(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """``log Gamma(x + theta) / Gamma(theta)``: of large ones, rounding leaves no difference."""
-    small, large = theta.clamp(max=STIRLING_FROM), theta.clamp(min=STIRLING_FROM)
-    end = x + large
-    series = x * end.log() + (large - 0.5) * torch.log1p(x / large) - x
-    series = series + (1 / end - 1 / large) / 12 - (end**-3 - large**-3) / 360
-    exact = torch.lgamma(x + small) - torch.lgamma(small)
-    return torch.where(theta > STIRLING_FROM, series, exact)
 
 
 class CountLikelihood(nn.Module, ABC):
@@ -151,7 +140,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
             x * torch.logaddexp(log_theta, log_mu)
             - x * log_mu
             + torch.lgamma(x + 1)
-            - _log_gamma_ratio(x, theta)
+            - log_gamma_ratio(x, theta)
         )
         extra = positive - cost[at]
         if mask is not None:

@@ -106,13 +106,13 @@ class MAEPreparation:
         """
         training = self.training
         self.eval()
-        presence = torch.cat([t[keys.PRESENCE] for t in minibatches()])
-        z = torch.cat([self.inference(t)["z"] for t in minibatches()])
+        found = [(self.inference(t)["z"], t[keys.PRESENCE].unique(dim=0)) for t in minibatches()]
+        z, views = (torch.cat(parts) for parts in zip(*found, strict=True))
         self.latent_mean.copy_(z.mean(0))
         for part in self.fusion.slices.values():
             total = z[:, part].var(0, correction=0).sum()
             self.latent_scale[part] = total.sqrt().clamp(min=1e-6)
-        agreement, views = Agreement(self.n_latent), presence.unique(dim=0)
+        agreement, views = Agreement(self.n_latent), views.unique(dim=0)
         for tensors in minibatches() if len(views) > 1 else ():
             seen = [self.standardised(self.inference(tensors, source=v)["z"]) for v in views]
             for own in views:

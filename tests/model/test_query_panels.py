@@ -141,3 +141,40 @@ def test_asking_draws_nothing(reference, one_type):
         states.append((torch.get_rng_state(), np.random.get_state()[1]))
     assert torch.equal(states[0][0], states[1][0])
     np.testing.assert_array_equal(states[0][1], states[1][1])
+
+
+def test_zeros_of_normalised_values_are_no_gaps(one_type, pbmc):
+    """Real values were taken to be due in every cell, so that each feature without one was off."""
+    scvi.settings.seed = 0
+    rng, known, query = np.random.default_rng(0), pbmc[:N_REFERENCE].copy(), one_type()
+    kept = rng.random(N_GENES) ** 4  # few genes are in most cells
+    for mdata in (known, query):
+        rna = mdata["rna"]
+        counts = rng.binomial(rna.X.astype(int), kept)
+        counts[:, 3] += counts.sum(axis=1) == 0
+        rna.X = np.log1p(1e3 * counts / counts.sum(axis=1, keepdims=True)).astype("float32")
+    query = query[:60].copy()
+    MaskedVAE.setup_mudata(known, ["rna"], batch_key="batch", likelihoods={"rna": "gaussian"})
+    reference = MaskedVAE(known)
+    reference.train(max_epochs=2, enable_progress_bar=False)
+    rare = ~query["rna"].X.any(axis=0) & ((known["rna"].X > 0).mean(axis=0) < 0.01)
+    assert rare.sum() > 50
+    _, panel = map_panel(reference, query)
+    assert panel[rare].all()
+
+
+def test_what_is_stored_where_nothing_was_measured_does_not_tell(pbmc, one_type):
+    known, panels = pbmc[:N_REFERENCE].copy(), []
+    known["rna"].layers["seen"] = np.ones(known["rna"].shape, dtype=bool)
+    MaskedVAE.setup_mudata(known, ["rna"], batch_key="batch", mask_layers={"rna": "seen"})
+    reference = MaskedVAE(known)
+    reference.train(max_epochs=2, enable_progress_bar=False)
+    for stored in (0, 1):
+        query = one_type()
+        rna = query["rna"]
+        seen = np.ones(rna.shape, dtype=bool)
+        seen[5:, ::2] = False  # half of the genes were measured in five cells alone
+        rna.layers["seen"], rna.X = seen, np.where(seen, rna.X, stored * rna.X)
+        rna.X[:, 3] += (rna.X * seen).sum(axis=1) == 0
+        panels.append(map_panel(reference, query)[1])
+    np.testing.assert_array_equal(*panels)

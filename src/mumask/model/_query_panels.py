@@ -61,8 +61,13 @@ def _detections(model, cells: np.ndarray, name: str) -> Iterator[tuple[np.ndarra
             depth = mean.sum(dim=1, keepdim=True) / float(state["total"])
             mean = _remembered(module.metacells, out["corrected"][rows], name) * depth
         mean = mean.double()  # of rates that are small beside 1
-        due = {"count": -torch.expm1(-mean), "binary": mean, "real": torch.ones_like(mean)}
-        yield (x != 0).sum(dim=0).cpu().numpy(), due[support].sum(dim=0).cpu().numpy()
+        # Real values are normalised counts, too, most of which are 0: expected values say not which.
+        rate = torch.as_tensor(state["detection"], device=x.device).expand_as(mean)
+        due = {"count": -torch.expm1(-mean), "binary": mean, "real": rate}
+        shown, due = x != 0, due[support]
+        if (elements := tensors.get(keys.mask_key(name))) is not None:
+            shown, due = shown & elements, due * elements
+        yield shown.sum(dim=0).cpu().numpy(), due.sum(dim=0).cpu().numpy()
 
 
 def _remembered(metacells, z: torch.Tensor, name: str) -> torch.Tensor:

@@ -41,24 +41,35 @@ class Agreement:
         self.squares += mean.T @ mean
         self.within += apart.T @ apart
 
-    def map(self) -> torch.Tensor:
+    def map(self, known: torch.Tensor | None = None) -> torch.Tensor:
         """Matrix ``(n_latent, n_latent)`` for latent vectors as rows: unreliable directions shrink.
 
         With C the covariance of cells and W that of the views of a cell, the directions are the
         generalised eigenvectors of C and C + W, as in a discriminant analysis with cells for
         classes, and a direction's share its eigenvalue. Their variance as a whole stays the same.
         Without cells that have several views, the identity.
+
+        Parameters
+        ----------
+        known
+            Dimensions that these cells tell of, booleans ``(n_latent,)``; others stay as they are.
+            None: all.
         """
-        if self.n_cells < 2 or not self.n_spare:
-            return torch.eye(len(self.total))
+        n_latent = len(self.total)
+        known = torch.ones(n_latent, dtype=torch.bool) if known is None else known.cpu()
+        if self.n_cells < 2 or not self.n_spare or not known.any():
+            return torch.eye(n_latent)
         mean = self.total / self.n_cells
         between = self.squares / self.n_cells - torch.outer(mean, mean)
         both = between + self.within / self.n_spare
-        both += 1e-6 * both.diagonal().mean() * torch.eye(len(mean))
+        between, both = (m[known][:, known] for m in (between, both))
+        both += 1e-6 * both.diagonal().mean() * torch.eye(len(both))
         values, axes = torch.linalg.eigh(both)
         root, whitening = (axes * values**power @ axes.T for power in (0.5, -0.5))
         shares, directions = torch.linalg.eigh(whitening @ between @ whitening)
         weights = shares.clamp(LEAST_SHARE, 1) ** POWER
         found = whitening @ (directions * weights) @ directions.T @ root
         kept = (found.T @ both @ found).trace() / both.trace()
-        return (found / kept.sqrt()).float()
+        mapped = torch.eye(n_latent)
+        mapped[torch.outer(known, known)] = (found / kept.sqrt()).float().flatten()
+        return mapped

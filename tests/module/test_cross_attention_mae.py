@@ -232,29 +232,6 @@ def test_calibration_of_cells_that_have_the_same_weighs_no_direction():
     assert torch.equal(module.agreed, torch.eye(6))
 
 
-def test_few_cells_that_have_several_views_weigh_no_direction():
-    """The covariance of two cells has one direction, to which the embedding shrank."""
-    presence = torch.ones(20, 3, dtype=torch.bool)
-    presence[2:, 1:] = False
-    module, tensors = make().eval(), batch_of(presence)
-    module.calibrate(lambda: [tensors])
-    assert torch.equal(module.agreed, torch.eye(6))
-
-
-def test_directions_of_a_modality_without_other_views_stay():
-    """Cells without it tell nothing of how its own differ."""
-    presence = torch.zeros(20, 3, dtype=torch.bool)
-    presence[:15, :2], presence[12:15, 1], presence[15:, 2] = True, False, True
-    module, tensors = make().eval(), batch_of(presence)
-    module.calibrate(lambda: [tensors])
-    alone = module.fusion.slices[module.names[2]]
-    others = torch.ones(6, dtype=torch.bool)
-    others[alone] = False
-    assert torch.equal(module.agreed[alone], torch.eye(6)[alone])
-    assert not torch.equal(module.agreed[others], torch.eye(6)[others])
-    assert not module.agreed[others][:, alone].any()
-
-
 @pytest.mark.parametrize("context", ["cell", "tokens"])
 def test_decoding_any_modality_of_any_cell(context):
     module = make(decoder_context=context).eval()

@@ -130,3 +130,49 @@ def test_attention_over_another_cell_is_over_what_that_one_measured(module, tens
             measured = ~each.isnan().all(dim=1)
             assert measured.sum(1).tolist() == torch.where(short[attended], 20, 30).tolist()
             assert torch.allclose(each.nansum(2), measured.sum(1, keepdim=True).float(), atol=1e-4)
+
+
+# Which directions the views of cells weigh
+
+
+def calibrated(presence: torch.Tensor):
+    """A module of three modalities after calibration on random cells."""
+    torch.manual_seed(0)
+    names, n = ("rna", "protein", "atac"), len(presence)
+    spec = ModalitySpec(
+        n_features=8,
+        likelihood="nb",
+        profile=np.full(8, 1 / 8),
+        total=100.0,
+        panel=np.ones((1, 8), dtype=bool),
+        held_out=np.zeros(8, dtype=bool),
+    )
+    module = CrossAttentionMAEModule(
+        dict.fromkeys(names, spec), n_embed=8, n_latent=6, n_heads=2, max_tokens=4
+    )
+    tensors = {"presence": presence, "batch": torch.zeros(n, 1, dtype=torch.long)}
+    for column, name in enumerate(names):
+        tensors[f"X_{name}"] = torch.poisson(torch.full((int(presence[:, column].sum()), 8), 3.0))
+    module.eval().calibrate(lambda: [tensors])
+    return module
+
+
+def test_few_cells_that_have_several_views_weigh_no_direction():
+    """The covariance of two cells has one direction, to which the embedding shrank."""
+    presence = torch.ones(20, 3, dtype=torch.bool)
+    presence[2:, 1:] = False
+    module = calibrated(presence)
+    assert torch.equal(module.agreed, torch.eye(6))
+
+
+def test_directions_of_a_modality_without_other_views_stay():
+    """Cells without it tell nothing of how its own differ."""
+    presence = torch.zeros(20, 3, dtype=torch.bool)
+    presence[:15, :2], presence[12:15, 1], presence[15:, 2] = True, False, True
+    module = calibrated(presence)
+    alone = module.fusion.slices[module.names[2]]
+    others = torch.ones(6, dtype=torch.bool)
+    others[alone] = False
+    assert torch.equal(module.agreed[alone], torch.eye(6)[alone])
+    assert not torch.equal(module.agreed[others], torch.eye(6)[others])
+    assert not module.agreed[others][:, alone].any()

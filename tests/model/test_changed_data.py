@@ -102,3 +102,14 @@ def test_a_mudata_without_cells(model):
     with pytest.raises(ValueError, match="The MuData has no cell"):
         model.get_latent_representation(empty)
     assert model.get_latent_representation(indices=[]).shape == (0, model.module.n_latent)
+
+
+def test_values_of_a_csc_matrix_may_lie_apart_in_memory(make_mosaic, fit):
+    """The checksum of its values wants them in one piece; scipy does not."""
+    mdata = make_mosaic(storage=sp.csc_matrix)
+    expected = fit(mdata, epochs=1).get_latent_representation()
+    x = mdata["rna"].X
+    x.data = np.repeat(x.data, 2)[::2]
+    assert not x.data.flags.c_contiguous
+    found = fit(mdata, epochs=1).get_latent_representation()
+    assert found.shape == expected.shape

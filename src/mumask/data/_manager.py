@@ -268,7 +268,8 @@ class MosaicManager(AnnDataManager):
         source, reader, stored = self._readers.get((modality, layer), (None, None, None))
         cheap = sparse.issparse(matrix) and matrix.format == "csr"
         # Values are changed in place, too, and what was made from them does not follow.
-        values = crc32(matrix.data) if sparse.issparse(matrix) and not cheap else None
+        converted = sparse.issparse(matrix) and not cheap
+        values = crc32(np.ascontiguousarray(matrix.data)) if converted else None
         same = source is matrix and stored == values
         if source is not None and hasattr(source, "group") and hasattr(matrix, "group"):
             same = source.group == matrix.group  # the same in a file

@@ -49,6 +49,19 @@ def test_a_checkpoint_of_stages(attention, tmp_path):
         assert saver.best_model_path
 
 
+def test_the_embedding_of_a_checkpoint_is_calibrated_after_loading(attention, tmp_path):
+    """It is of the middle of stage 1, which ends with that: its parts have any scale."""
+    saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss")
+    attention.train(max_epochs=2, callbacks=[saver], **QUIET)
+    loaded = CrossAttentionMAE.load(saver.best_model_path, attention.adata, accelerator="cpu")
+    before = {name: weight.clone() for name, weight in loaded.module.named_parameters()}
+    assert not loaded.module.latent_mean.any()
+    loaded.train(max_epochs=0)
+    assert loaded.module.latent_mean.any()
+    for name, weight in loaded.module.named_parameters():
+        assert (weight == before[name]).all(), name
+
+
 def test_learning_rates_are_watched(unlabelled):
     unlabelled.train(max_epochs=2, learning_rate_monitor=True, **QUIET)
     assert len(unlabelled.history["validation_loss"]) == 2  # the trainer validates for it

@@ -62,7 +62,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             As in scvi-tools: `accelerator`, `devices`, `train_size` (0.9 with early stopping or
             validation, else 1), `early_stopping` (of ``"validation_loss"``, here and in
             :meth:`finetune`), `plan_kwargs` (such as `lr`), `datasplitter_kwargs`, and whatever the
-            trainer takes.
+            trainer takes. A checkpoint is written before the embedding is centred and weighed, which
+            comes at the end: load it with data, and call train(max_epochs=0).
 
         Examples
         --------

@@ -178,3 +178,15 @@ def test_what_is_stored_where_nothing_was_measured_does_not_tell(pbmc, one_type)
         rna.X[:, 3] += (rna.X * seen).sum(axis=1) == 0
         panels.append(map_panel(reference, query)[1])
     np.testing.assert_array_equal(*panels)
+
+
+def test_cells_without_the_modality_are_not_asked_about(reference, one_type, pbmc, monkeypatch):
+    """Of a large batch that has it in some cells, those few would hardly tell."""
+    rna, protein = one_type(slice(0, 90))["rna"], pbmc[N_REFERENCE:]["protein"].copy()
+    protein = protein[~protein.obs_names.isin(rna.obs_names)].copy()
+    panels = []
+    for query in (md.MuData({"rna": rna.copy()}), md.MuData({"rna": rna, "protein": protein})):
+        query.obs["batch"] = "new"
+        monkeypatch.setattr("mumask.model._query_panels.CELLS", rna.n_obs)
+        panels.append(map_panel(reference, query)[1])
+    np.testing.assert_array_equal(*panels)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mumask.data import keys
+from mumask.data import keys, presence
 from mumask.nn import LIKELIHOODS, as_dense
 
 # Cells of a batch that are asked about, at most: a feature due in one of a thousand is due in them.
@@ -35,8 +35,9 @@ def expected_detections(model) -> dict[str, dict[int, tuple[np.ndarray, np.ndarr
     found = {name: {} for name in model.adata_manager.open_panels}
     batch_of = np.ravel(model.adata_manager.get_from_registry(keys.BATCH))
     for name, by_batch in model.adata_manager.open_panels.items():
+        batch_if_here = np.where(presence(model.adata, [name])[:, 0], batch_of, -1)
         for code in by_batch:
-            cells = np.random.default_rng(0).permutation(np.flatnonzero(batch_of == code))
+            cells = np.random.default_rng(0).permutation(np.flatnonzero(batch_if_here == code))
             parts = list(_detections(model, np.sort(cells[:CELLS]), name))
             found[name][code] = tuple(np.sum(parts, axis=0))
     return found

@@ -182,3 +182,16 @@ def test_cells_without_a_place_lack_the_context_in_a_model(placed):
 def test_bad_context(placed, change, error, text):
     with pytest.raises(error, match=text):
         mumask.pp.spatial_context(placed, **{"batch_key": "section", "n_neighbors": 2, **change})
+
+
+def test_panels_of_what_is_summed_are_kept(peaks, placed):
+    atac, rna = peaks["atac"], placed["rna"]
+    rna = mumask.pp.concat_batches({"s1": rna[:10].copy(), "s2": rna[10:20, ["c", "a"]].copy()})
+    mumask.pp.spatial_context(rna, n_neighbors=2, batch_key="batch")
+    recorded = mumask.pp.panels(rna)["context"]
+    assert recorded == {f"s{i}": [f"{g}_context" for g in p] for i, p in ((1, "abc"), (2, "ac"))}
+    atac = {"one": {"atac": atac[:4].copy()}, "two": {"atac": atac[4:, [0, 2]].copy()}}
+    joined = mumask.pp.concat_batches(atac)
+    mumask.pp.gene_activity(joined, 1000)
+    windows = ["chr1:0-1000", "chr1:2000-3000", "chr2:0-1000"]
+    assert mumask.pp.panels(joined)["activity"] == {"one": windows, "two": windows[:2]}

@@ -10,7 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import matrix_of, native
+from mumask.data import PANEL_KEY, matrix_of, native, recorded_panels
 
 from ._mudata import get_modality, replace_modalities
 
@@ -59,7 +59,8 @@ def gene_activity(
     Notes
     -----
     A peak counts for every gene it overlaps; genes without any peak are left out. Values of the
-    new modality are sums of peaks: it brings another view of them, no new measurement. Cells
+    new modality are sums of peaks: it brings another view of them, no new measurement. Where panels
+    are recorded, a batch measured the genes of which it measured a peak. Cells
     without a peak in any gene stay as empty rows, which a model refuses: drop them from the new
     modality first.
 
@@ -107,6 +108,11 @@ def gene_activity(
         var=genes[kept].assign(n_peaks=n_peaks[kept]),
     )
     activity.var.index = activity.var.index.astype(str)
+    if recorded := recorded_panels(adata, adata.var_names):
+        activity.varm[PANEL_KEY] = pd.DataFrame(
+            {batch: panel @ overlap[:, kept] > 0 for batch, panel in recorded.items()},
+            index=activity.var_names,
+        )
     replace_modalities(mdata, {to_modality: activity})
     logger.info(
         "Modality %r: %d of %d regions have a peak; %d of %d peaks lie in one.",

@@ -11,7 +11,7 @@ from mudata import MuData
 from scipy import sparse
 from sklearn.neighbors import kneighbors_graph
 
-from mumask.data import matrix_of, native
+from mumask.data import PANEL_KEY, matrix_of, native, recorded_panels
 
 from ._mudata import column_by_cell, get_modality, replace_modalities
 
@@ -53,8 +53,9 @@ def spatial_context(
 
     Notes
     -----
-    Sums of counts are counts, so the likelihood stays that of counts. inClust uses positions as
-    auxiliary information of spatial data in a similar way (Wang & Nie, 2024).
+    Sums of counts are counts, so the likelihood stays that of counts. Panels that are recorded of
+    `modality` hold for the new one. inClust uses positions as auxiliary information of spatial data
+    in a similar way (Wang & Nie, 2024).
 
     Examples
     --------
@@ -96,6 +97,8 @@ def spatial_context(
         var=pd.DataFrame(index=adata.var_names + f"_{to_modality}"),
     )
     context.obsm[key] = positions[placed]
+    if recorded := recorded_panels(adata, adata.var_names):
+        context.varm[PANEL_KEY] = pd.DataFrame(recorded, index=context.var_names)
     replace_modalities(mdata, {to_modality: context})
     logger.info(
         "Modality %r: counts of %d spatial neighbours of %d cells.",

@@ -91,6 +91,11 @@ class TestMosaic:
         ax = pl.mosaic(mdata, "batch")
         assert [text.get_text() for text in ax.texts if "of 10" in text.get_text()] == []
 
+    def test_without_x_no_panel_is_found(self, mdata):
+        rna = mdata["rna"].copy()
+        del rna.X, rna.varm["measured"]
+        assert not pl.mosaic(MuData({"rna": rna})).texts
+
     def test_without_batches_rows_are_combinations(self, mdata):
         ax = pl.mosaic(mdata)
         labels = {tick.get_text() for tick in ax.get_yticklabels()}

@@ -98,3 +98,16 @@ def test_an_element_in_parts_is_their_sum(name, simulated):
     found, expected = (x.toarray() if sp.issparse(x) else x for x in (found, expected))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert apart["atac"].X.nnz == stored  # those of the user stay as they are
+
+
+def test_without_x_the_layers_are_named(simulated):
+    rna = simulated["rna"]
+    rna.layers["raw"] = rna.X.copy()
+    del rna.X
+    for step in (
+        lambda: pp.select_features(simulated, "rna", 3),
+        lambda: pp.spatial_context(simulated, n_neighbors=3),
+        lambda: pp.lognorm(simulated),
+    ):
+        with pytest.raises(ValueError, match=r"no X. Name the layer to read, of \['raw'\]"):
+            step()

@@ -152,12 +152,15 @@ def _measured(mdata, mod, rows, recorded):
         return [0] * len(rows)
     batch = cells[_BATCH].reindex(adata.obs_names).to_numpy()
     names = list(pd.unique(batch))
-    nonzero = []
-    for name in names:
-        X = adata[batch == name].X
-        nonzero.append(np.asarray(((X if sp.issparse(X) else np.asarray(X)) != 0).sum(0)).ravel())
-    panel = find_panel(np.stack(nonzero), np.array([(batch == name).sum() for name in names]))
-    n = dict(zip(names, panel.sum(1).tolist(), strict=True))
+    n = dict.fromkeys(names, adata.n_vars)
+    if adata.X is not None:  # with counts in a layer alone, nothing is found
+        nonzero = []
+        for name in names:
+            X = adata[batch == name].X
+            X = X if sp.issparse(X) else np.asarray(X)
+            nonzero.append(np.asarray((X != 0).sum(0)).ravel())
+        panel = find_panel(np.stack(nonzero), np.array([(batch == name).sum() for name in names]))
+        n = dict(zip(names, panel.sum(1).tolist(), strict=True))
     n |= {name: len(features) for name, features in recorded.items()}
     return [n[row[_BATCH]] if row[mod] else 0 for _, row in rows.iterrows()]
 

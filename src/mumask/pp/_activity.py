@@ -10,9 +10,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import PANEL_KEY, matrix_of, native, recorded_panels
+from mumask.data import PANEL_KEY, native, recorded_panels
 
-from ._mudata import get_modality, replace_modalities
+from ._mudata import get_modality, replace_modalities, values_of
 
 logger = logging.getLogger("mumask")
 
@@ -101,7 +101,7 @@ def gene_activity(
             f"{peaks['chromosome'].iloc[0]!r}, genes: {genes['chromosome'].iloc[0]!r}."
         )
     kept = n_peaks > 0
-    values = sparse.csr_matrix(native(matrix_of(adata, layer))) @ overlap[:, kept]
+    values = sparse.csr_matrix(native(values_of(adata, layer))) @ overlap[:, kept]
     activity = AnnData(
         sparse.csr_matrix(values, dtype=np.float32),
         obs=pd.DataFrame(index=adata.obs_names),

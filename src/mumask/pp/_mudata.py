@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from mumask.data import category_names, check_is_mosaic, keep_order, kind_of_name
+from mumask.data import category_names, check_is_mosaic, keep_order, kind_of_name, matrix_of
 
 
 def copy_mudata(mdata: MuData) -> MuData:
@@ -78,6 +78,15 @@ def get_modality(mdata: MuData, modality: str, layer: str | None = None) -> AnnD
             f"Modality {modality!r} has no layer {layer!r}; it has {list(adata.layers)}."
         )
     return adata
+
+
+def values_of(adata: AnnData, layer: str | None):
+    """The values to read, not copied."""
+    if (values := matrix_of(adata, layer)) is None:
+        raise ValueError(
+            f"The modality has no X. Name the layer to read, of {sorted({*adata.layers} - {None})}."
+        )
+    return values
 
 
 def kind_of(modality: str, adata: AnnData) -> str | None:

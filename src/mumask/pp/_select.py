@@ -14,7 +14,14 @@ from scipy import sparse
 
 from mumask.data import canonical, matrix_of, name_some, torch_threads_kept
 
-from ._mudata import column_by_cell, copy_mudata, get_modality, kind_of, replace_modalities
+from ._mudata import (
+    column_by_cell,
+    copy_mudata,
+    get_modality,
+    kind_of,
+    replace_modalities,
+    values_of,
+)
 
 logger = logging.getLogger("mumask")
 
@@ -81,7 +88,7 @@ def select_features(
         logger.info("Modality %r: all %d features are kept.", modality, adata.n_vars)
         return None if inplace else target
     batch = None if batch_key is None else column_by_cell(mdata, adata, batch_key)
-    keep = rank_features(matrix_of(adata, layer), n_top, flavor, batch)
+    keep = rank_features(values_of(adata, layer), n_top, flavor, batch)
     chosen = target.mod[modality][:, keep].copy()
     logger.info(
         "Modality %r: %d of %d features are kept (%s).", modality, keep.sum(), adata.n_vars, flavor

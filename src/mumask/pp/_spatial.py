@@ -11,9 +11,9 @@ from mudata import MuData
 from scipy import sparse
 from sklearn.neighbors import kneighbors_graph
 
-from mumask.data import PANEL_KEY, matrix_of, native, recorded_panels
+from mumask.data import PANEL_KEY, native, recorded_panels
 
-from ._mudata import column_by_cell, get_modality, replace_modalities
+from ._mudata import column_by_cell, get_modality, replace_modalities, values_of
 
 logger = logging.getLogger("mumask")
 
@@ -83,7 +83,7 @@ def spatial_context(
             f"`n_neighbors`={n_neighbors}: choose at least 1, and fewer than the {smallest} cells "
             "with a position (of the smallest section)."
         )
-    values = sparse.csr_matrix(native(matrix_of(adata, layer)))[placed]
+    values = sparse.csr_matrix(native(values_of(adata, layer)))[placed]
     parts, order = [], []
     for one in np.unique(slices):
         rows = np.flatnonzero(slices == one)

@@ -10,9 +10,9 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import matrix_of, native, torch_threads_kept
+from mumask.data import native, torch_threads_kept
 
-from ._mudata import get_modality
+from ._mudata import get_modality, values_of
 
 
 def binarize(
@@ -188,10 +188,7 @@ def _read(
 
 def _copy(adata: AnnData, layer: str | None):
     """Own copy of the values; sparse ones as CSR."""
-    values = matrix_of(adata, layer)
-    if values is None:
-        raise ValueError("The modality has no X. Name the layer to read.")
-    values = native(values)
+    values = native(values_of(adata, layer))
     # csr_matrix even from a csr_array, which muon's CLR cannot take
     if not sparse.issparse(values):
         return np.array(values)

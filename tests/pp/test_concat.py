@@ -345,3 +345,14 @@ def test_text_with_gaps_and_numbers_beside_text_are_written(batches, tmp_path):
         guides = rna.obsm["guides"]
         assert list(guides["guide"].dropna()) == names("k", 8)
         assert guides["n"].value_counts().to_dict() == {"1": 8, "few": 9}
+
+
+def test_colours_follow_their_categories():
+    one = adata(names("a", 2), ["g"], obs={"type": pd.Categorical(["T", "B"], ["T", "B"])})
+    other = adata(names("b", 2), ["g"], obs={"type": pd.Categorical(["T", "B"], ["B", "T"])})
+    other.uns["type_colors"] = ["red", "blue"]
+    rna = pp.concat_batches({"one": one, "other": other})["rna"]
+    colors = dict(zip(rna.obs["type"].cat.categories, rna.uns["type_colors"], strict=True))
+    assert colors == {"T": "blue", "B": "red"}
+    one.obs["type"] = pd.Categorical(["NK", "B"])  # without a colour of its own
+    assert "type_colors" not in pp.concat_batches({"one": one, "other": other})["rna"].uns

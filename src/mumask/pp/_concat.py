@@ -54,7 +54,8 @@ def concat_batches(
     ``mdata[modality].varm["measured"]``, where ``setup_mudata`` finds it.
     Names of cells that occur in two batches lead to the batch name before all names. ``obsm``
     (``"spatial"``) is kept, of the modalities and at the top of a MuData, NaN in batches without
-    it; layers are kept if all batches have them. The batches are not changed.
+    it; layers are kept if all batches have them; of ``uns`` what no two batches differ in, and the
+    colours of a batch that has one for every category. The batches are not changed.
 
     Raises
     ------
@@ -213,6 +214,7 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
     # features are aligned by now, so "outer" concerns obs columns and obsm alone
     merged = anndata.concat(pieces, join="outer", uns_merge="unique")
     merged.obs = merged.obs.apply(writable)
+    _recolor(merged, members.values())
     _make_obsm_writable(merged)
     merged.var = _features([adata.var for adata in members.values()], union)
     merged.varm[PANEL_KEY] = pd.DataFrame(measured.T, union, list(members))
@@ -226,6 +228,24 @@ def _merge(name: str, members: Mapping[str, AnnData], prefix: bool) -> AnnData:
                 len(row),
             )
     return merged
+
+
+def _recolor(merged: AnnData, members: Collection[AnnData]) -> None:
+    """Colours in ``uns`` follow the categories, which stand in another order than in a batch."""
+    for name, column in merged.obs.items():
+        key = f"{name}_colors"
+        merged.uns.pop(key, None)
+        if not isinstance(column.dtype, pd.CategoricalDtype):
+            continue
+        names = [category_name(value) for value in column.cat.categories]
+        for adata in members:
+            own = adata.obs.get(name)
+            if key in adata.uns and isinstance(getattr(own, "dtype", None), pd.CategoricalDtype):
+                known = map(category_name, own.cat.categories)
+                colors = dict(zip(known, adata.uns[key], strict=False))
+                if colors.keys() >= set(names):
+                    merged.uns[key] = [colors[value] for value in names]
+                    break
 
 
 def _keep_top_obsm(mdata: MuData, batches: Mapping, cells: Mapping, prefix: bool) -> None:

@@ -124,6 +124,15 @@ def test_bad_activity(peaks, change, error, text):
         mumask.pp.gene_activity(peaks, **{"genes": genes(), **change})
 
 
+def test_places_that_are_missing_are_named(peaks):
+    numbers = pd.array([1500, None, 0], dtype="Int64")
+    with pytest.raises(ValueError, match=r"`genes` has no number in 'start' for 'b' and 0 others"):
+        mumask.pp.gene_activity(peaks, genes(start=numbers, end=3000).set_axis(list("abc")))
+    peaks["atac"].var[["chromosome", "start", "end"]] = ["chr1", 1.0, np.nan]
+    with pytest.raises(ValueError, match=r"'atac': var has no number in 'end' for 'chr1:0-100'"):
+        mumask.pp.gene_activity(peaks, 1000)
+
+
 @pytest.fixture
 def placed():
     """Two sections of ten cells on a line each, at the same places; two cells without a place."""

@@ -93,7 +93,7 @@ def gene_activity(
         raise KeyError(f"`genes` lacks the columns {missing}; it has {list(genes)}.")
     if not genes.index.is_unique:
         raise ValueError(f"`genes` names {genes.index[genes.index.duplicated()][0]!r} twice.")
-    overlap = _overlap(peaks, genes, upstream)
+    overlap = _overlap(peaks, _numbered(genes, "`genes`"), upstream)
     n_peaks = np.asarray(overlap.sum(axis=0)).ravel().astype(int)
     if not n_peaks.any():
         raise ValueError(
@@ -123,7 +123,7 @@ def gene_activity(
 def _places(adata: AnnData, modality: str) -> pd.DataFrame:
     """Chromosome, start and end of every peak."""
     if set(COLUMNS) <= set(adata.var):
-        return adata.var[COLUMNS].astype({"chromosome": str, "start": int, "end": int})
+        return _numbered(adata.var[COLUMNS], f"Modality {modality!r}: var")
     places = adata.var_names.to_series().astype(str).str.extract(PEAK_NAME)
     if (odd := places["start"].isna()).any():
         raise ValueError(
@@ -132,6 +132,20 @@ def _places(adata: AnnData, modality: str) -> pd.DataFrame:
             "their var."
         )
     return places.astype({"start": int, "end": int})
+
+
+def _numbered(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Places whose chromosomes are text and whose ends are numbers."""
+    table = table.assign(chromosome=table["chromosome"].astype(str))
+    for column in ("start", "end"):
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        if (odd := numbers.isna().to_numpy()).any():
+            raise ValueError(
+                f"{where} has no number in {column!r} for {table.index[odd][0]!r} and {odd.sum() - 1} "
+                "others. Complete these places or drop their rows."
+            )
+        table[column] = numbers.astype(int)
+    return table
 
 
 def _windows(peaks: pd.DataFrame, width: int) -> pd.DataFrame:
@@ -151,11 +165,15 @@ def _windows(peaks: pd.DataFrame, width: int) -> pd.DataFrame:
 
 def _overlap(peaks: pd.DataFrame, genes: pd.DataFrame, upstream: int) -> sparse.csr_matrix:
     """Whether a peak lies in a gene or before it, peaks x genes."""
-    minus = genes["strand"].eq("-").to_numpy() if "strand" in genes else np.zeros(len(genes), bool)
+    minus = (
+        genes["strand"].eq("-").fillna(False).to_numpy(bool)
+        if "strand" in genes
+        else np.zeros(len(genes), bool)
+    )
     start = genes["start"].to_numpy() - np.where(minus, 0, upstream)
     end = genes["end"].to_numpy() + np.where(minus, upstream, 0)
     rows, columns = [np.empty(0, int)], [np.empty(0, int)]
-    chromosomes = genes["chromosome"].astype(str).to_numpy()
+    chromosomes = genes["chromosome"].to_numpy()
     first, last = peaks["start"].to_numpy(), peaks["end"].to_numpy()
     for chromosome, own in peaks.groupby(
         peaks["chromosome"].to_numpy(), sort=False

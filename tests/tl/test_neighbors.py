@@ -86,6 +86,9 @@ def test_what_is_refused(data):
     flat = query.copy()
     flat.obsm["X_mumask"] = flat.obsm["X_mumask"][:, :1]
     says(ValueError, "1 dimensions in the query and 2", query=flat, n_neighbors=K)
+    double = reference.copy()
+    double["protein"].var_names = ["p0", *double["protein"].var_names[:-1]]
+    says(ValueError, "more than once in modality 'protein': 'p0'", reference=double)
 
 
 def test_panels_of_the_batches_that_are_there(data):

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
-from mumask.data import check_is_mosaic, matrix_of, measured_by_all
+from mumask.data import check_features, check_is_mosaic, matrix_of, measured_by_all
 
 from ._values import in_memory
 
@@ -81,6 +81,7 @@ def impute_from_neighbors(
     check_is_mosaic(reference)
     if modality not in reference.mod:
         raise KeyError(f"The reference has no modality {modality!r}; it has {list(reference.mod)}.")
+    check_features(reference, modality)
     adata = reference.mod[modality]
     names = adata.var_names if features is None else pd.Index(np.atleast_1d(features))
     columns = adata.var_names.get_indexer(names)

@@ -81,6 +81,13 @@ def _matched(measured, imputed):
         hasattr(table, "index") or hasattr(table, "obs") for table in (measured, imputed)
     )
     measured, imputed = as_table(measured), as_table(imputed)
+    for table in (measured, imputed):
+        if not table.columns.is_unique:
+            twice = table.columns[table.columns.duplicated()][0]
+            raise ValueError(
+                f"A table has several features {twice!r}. Make their names unique first, as "
+                "adata.var_names_make_unique() does."
+            )
     if labelled:
         cells = measured.index.intersection(imputed.index, sort=False)
         names = measured.columns.intersection(imputed.columns, sort=False)

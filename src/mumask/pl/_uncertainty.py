@@ -79,6 +79,8 @@ def uncertainty(
         return _on_embedding(data, obs, keys, basis, flagged, show, save)
 
     known = obs[groupby].notna() & obs[keys].notna().all(axis=1)
+    if not known.any():
+        raise ValueError(f"No cell has a value in each of {needed}; there is nothing to draw.")
     groups = category_names(obs.loc[known, groupby])
     order = obs.loc[known, keys[0]].groupby(groups).median().sort_values(ascending=False).index
     counts = groups.value_counts()

@@ -327,6 +327,11 @@ class TestMeasuredVsImputed:
         with pytest.raises(ValueError, match="must match"):
             pl.measured_vs_imputed(protein.X, protein.X[:5])
 
+    def test_names_that_occur_twice_are_named(self):
+        table = pd.DataFrame(np.eye(3), columns=["p", "p", "q"])
+        with pytest.raises(ValueError, match="several features 'p'"):
+            pl.measured_vs_imputed(table, table)
+
 
 class TestConfusion:
     true = pd.Series(pd.Categorical(["T", "T", "T", "T", "B", "B", "NK"], ["T", "NK", "B"]))
@@ -382,3 +387,8 @@ class TestFinish:
         assert pl.mosaic(mdata, ax=axes[0]) is axes[0]
         assert pl.confusion(["a"], ["a"], ax=axes[1]) is axes[1]
         assert plt.get_fignums() == [figure.number]
+
+    def test_axes_in_part_of_a_figure(self, tmp_path):
+        ax = plt.figure().subfigures(1, 2)[0].subplots()
+        pl.confusion(["B", "T"], ["B", "B"], ax=ax, save=tmp_path / "part.png")
+        assert (tmp_path / "part.png").stat().st_size > 1000

@@ -290,6 +290,9 @@ class TestUncertainty:
             pl.uncertainty(adata, keys=[])
         with pytest.raises(ValueError, match="two coordinates for 120 cells"):
             pl.uncertainty(adata, basis=np.zeros((120, 3)))
+        adata.obs["mumask_novelty"] = np.nan
+        with pytest.raises(ValueError, match="No cell has a value in each of.*mumask_novelty"):
+            pl.uncertainty(adata)
 
     def test_saved(self, tmp_path):
         pl.uncertainty(self.table(), save=tmp_path / "u.png")
@@ -300,3 +303,11 @@ def test_confusion_of_cells_in_another_order_is_refused():
     labels = pd.Series(["B", "B", "T"], ["c0", "c1", "c2"])
     with pytest.raises(ValueError, match="same cells in another order"):
         pl.confusion(labels, labels[::-1])
+
+
+def test_an_embedding_of_cells_in_another_order_is_refused():
+    obs = pd.DataFrame({"type": ["B", "B", "T"]}, ["c0", "c1", "c2"])
+    places = pd.DataFrame(np.arange(6.0).reshape(3, 2), obs.index)
+    pl.embedding_panels(places, places.to_numpy(), obs, "type")
+    with pytest.raises(ValueError, match="same cells in another order"):
+        pl.embedding_panels(places, places[::-1], obs, "type")

@@ -13,7 +13,7 @@ from anndata import AnnData
 from matplotlib import pyplot as plt
 from natsort import natsorted
 
-from mumask.data import category_name
+from mumask.data import category_name, check_order
 
 # One colour per modality in every picture; further modalities take the rest of the cycle.
 _MODALITY_COLORS = {"rna": "#4C72B0", "protein": "#DD8452", "prot": "#DD8452", "adt": "#DD8452"}
@@ -32,7 +32,8 @@ def finish(figure, axes, show: bool | None, save: str | PathLike | None):
     if save is True or (name.startswith(".") and not Path(name).suffix):  # scanpy names the file
         raise ValueError(f"`save` is {save!r}; give the path of a file: save='figure.pdf'.")
     if save:
-        figure.savefig(save, bbox_inches="tight", dpi=200)
+        # `ax` may lie in part of a figure, which is saved as a whole
+        figure.canvas.figure.savefig(save, bbox_inches="tight", dpi=200)
     if show is None:
         window = figure.canvas.required_interactive_framework is not None
         show = window and sc.settings.autoshow and not save
@@ -97,6 +98,7 @@ def latent_of(latent, data, n_cells: int) -> np.ndarray:
         if latent not in obsm:
             raise KeyError(f"{latent!r} is not in obsm; it has {list(obsm)}.")
         latent = obsm[latent]
+    check_order(getattr(data, "obs", data), latent)
     latent = np.asarray(latent, dtype=np.float32)
     if latent.ndim != 2 or len(latent) != n_cells:
         raise ValueError(f"A latent of shape {latent.shape} does not fit {n_cells} cells.")

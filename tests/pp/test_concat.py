@@ -356,3 +356,8 @@ def test_colours_follow_their_categories():
     assert colors == {"T": "blue", "B": "red"}
     one.obs["type"] = pd.Categorical(["NK", "B"])  # without a colour of its own
     assert "type_colors" not in pp.concat_batches({"one": one, "other": other})["rna"].uns
+
+
+def test_panels_of_an_anndata():
+    with pytest.raises(TypeError, match="MuData"):
+        pp.panels(ad.AnnData(np.ones((2, 2))))

@@ -219,3 +219,10 @@ def test_bad_questions_about_proportions(change, kwargs, error, text):
     given |= {"positive": "sepsis", **kwargs}
     with pytest.raises(error, match=text):
         mumask.tl.cell_state_auroc(obs, **given)
+
+
+def test_shares_of_a_table_only():
+    """A MuData has no way to say that it lacks a column: the search for one did not end."""
+    mdata = simulate_mosaic(20, {"one": ("rna",)}, {"rna": 30})
+    with pytest.raises(TypeError, match="pass its obs"):
+        mumask.tl.cell_state_proportions(mdata, "batch", "cell_type")

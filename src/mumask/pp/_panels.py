@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mudata import MuData
 
-from mumask.data import category_names, recorded_panels
+from mumask.data import category_names, check_is_mosaic, recorded_panels
 
 
 def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str, list[str]]]:
@@ -32,6 +32,7 @@ def panels(mdata: MuData, batch_key: str | None = "batch") -> dict[str, dict[str
     >>> len(mumask.pp.panels(mdata)["rna"]["RNA-only"])
     500
     """
+    check_is_mosaic(mdata)
     found = {}
     for name, adata in mdata.mod.items():
         recorded = recorded_panels(adata, adata.var_names)

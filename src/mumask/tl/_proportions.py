@@ -133,6 +133,8 @@ def cell_state_auroc(
 
 
 def _check_column(obs: pd.DataFrame, key: str, argument: str) -> None:
+    if not isinstance(obs, pd.DataFrame):
+        raise TypeError(f"`obs` is a {type(obs).__name__}, not a data frame: pass its obs.")
     if key not in obs:
         raise KeyError(f"`{argument}`: {key!r} is not in obs; it has {list(obs)}.")
     if (missing := obs[key].isna()).any():

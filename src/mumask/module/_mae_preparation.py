@@ -100,7 +100,7 @@ class MAEPreparation:
         numbers of features, and decides what neighbours and clusters look like: every one's part
         gets the same total variance. And where cells differ in what they have, a direction that
         one view of a cell tells nothing of sets those with it apart from those without: directions
-        count as far as the views of a cell agree (:class:`~mumask.nn._agreement.Agreement`), of
+        count as far as the views of a cell agree (``nn/_agreement.py``), of
         those that cells of the data have. The part of a modality that too few cells have in several
         views stays as it is. Call it after stage 1; it changes neither masked training
         nor decoding.

@@ -169,7 +169,8 @@ class MosaicManager(AnnDataManager):
         if lacking.any() and not query:
             raise _lacks(field.modality, names, lacking)
         new = np.arange(len(batches)) >= len(source["panel"])
-        self.open_panels[field.modality] = {}
+        if new.any():
+            self.open_panels[field.modality] = {}
         for code in np.flatnonzero(new & (n_cells > 0)):
             if batches[code] not in recorded:
                 shown = found.nonzero[code, columns] > 0
@@ -194,7 +195,7 @@ class MosaicManager(AnnDataManager):
     def settle_panels(
         self, detections: Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]]
     ) -> None:
-        """Decide which of the features in `open_panels` the batches of a query measured.
+        """Decide, and say, which of the features in `open_panels` a query's batches measured.
 
         Parameters
         ----------
@@ -202,25 +203,20 @@ class MosaicManager(AnnDataManager):
             By modality and code of the batch: cells that show each feature, and those that should,
             as a model expects; ``(n_features,)`` both.
         """
-        for modality, by_batch in detections.items():
+        batches = list(self._state(_keys.BATCH)[MAPPING])
+        for modality, by_batch in self.open_panels.items():
             state = self._state(_keys.values_key(modality))
             seen = state["detection"] * state["n_measured"]
-            for code, (nonzero, expected) in by_batch.items():
-                in_question = self.open_panels[modality][code]
+            for code, in_question in by_batch.items():
+                nonzero, expected = detections[modality][code]
                 there = in_question | state["panel"][code]
                 measured = find_query_panel(
                     in_question, nonzero, np.where(there, expected, 0), seen, len(by_batch)
                 )
                 state["panel"][code] |= measured
                 state["known_panel"][code] |= measured
+            log_panel(state["panel"], modality, batches, of_query=True)
         self.open_panels = {}
-
-    def log_query_panels(self) -> None:
-        """Say which batches of a query, or of its reference, measured only a part."""
-        batches = list(self._state(_keys.BATCH)[MAPPING])
-        for modality in self.modalities:
-            panel = self._state(_keys.values_key(modality))["panel"]
-            log_panel(panel, modality, batches, of_query=True)
 
     def _batch_codes(self, mdata: MuData) -> np.ndarray:
         (field,) = (f for f in self.fields if f.registry_key == _keys.BATCH)
@@ -265,11 +261,12 @@ class MosaicManager(AnnDataManager):
     def _reader(self, adata: AnnData, modality: str, layer: str | None):
         """A matrix that can be read by rows; what had to be converted for it is kept."""
         matrix = matrix_of(adata, layer)
+        if sparse.issparse(matrix) and matrix.format == "csr":  # costs nothing to read by rows
+            self._readers.pop((modality, layer), None)
+            return row_reader(matrix)
         source, reader, stored = self._readers.get((modality, layer), (None, None, None))
-        cheap = sparse.issparse(matrix) and matrix.format == "csr"
         # Values are changed in place, too, and what was made from them does not follow.
-        converted = sparse.issparse(matrix) and not cheap
-        values = crc32(np.ascontiguousarray(matrix.data)) if converted else None
+        values = crc32(np.ascontiguousarray(matrix.data)) if sparse.issparse(matrix) else None
         same = source is matrix and stored == values
         if source is not None and hasattr(source, "group") and hasattr(matrix, "group"):
             same = source.group == matrix.group  # the same in a file
@@ -277,7 +274,7 @@ class MosaicManager(AnnDataManager):
             reader = row_reader(matrix)
             # Only a converted matrix is worth keeping, and only with the one it was made from.
             self._readers.pop((modality, layer), None)
-            if reader is not matrix and not cheap:
+            if reader is not matrix:
                 self._readers[modality, layer] = (matrix, reader, values)
         return reader
 

@@ -180,12 +180,12 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         arguments = init_arguments(attributes)
         model = cls(adata, **arguments)
         known = _transfer_weights(model.module, reference["weights"])
-        if any(model.adata_manager.open_panels.values()):
-            with torch.random.fork_rng(devices=[]):
-                model.adata_manager.settle_panels(expected_detections(model))
+        with torch.random.fork_rng(devices=[]):
+            detections = expected_detections(model)
+            model.adata_manager.settle_panels(detections)
+            if any(detections.values()):
                 model = cls(adata, **arguments)
-            _transfer_weights(model.module, reference["weights"])
-        model.adata_manager.log_query_panels()
+                _transfer_weights(model.module, reference["weights"])
         model._report_new(registry)
         if unfrozen is None or isinstance(unfrozen, bool):
             unfrozen = [""] if unfrozen else ()

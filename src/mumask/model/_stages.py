@@ -80,7 +80,8 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         if max_epochs is None:
             budget = self._budget(STEPS, 2)
             max_epochs = default or default_epochs(self.adata.n_obs, batch_size, *budget)
-        if max_epochs and not self.module.can_hide(self._which_modalities()):
+        module, presence = self.module, self._which_modalities()
+        if max_epochs and not module.can_hide(presence):
             raise ValueError(
                 "Nothing would be hidden, so that there is nothing to learn: make the model with a "
                 "`mask_ratio` above 0 and modalities of several tokens (`max_tokens`, `token_size`), "
@@ -92,14 +93,9 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
         if looking and max_epochs:
             check_held_out(self.adata_manager, batch_size, kwargs)
         if not self.is_trained:
-            inputs = {
-                name: encoder.norm.transform for name, encoder in self.module.encoders.items()
-            }
-            logger.info(
-                "Inputs: %s.", ", ".join(f"{name} as {kind}" for name, kind in inputs.items())
-            )
+            inputs = [f"{name} as {part.norm.transform}" for name, part in module.encoders.items()]
+            logger.info("Inputs: %s.", ", ".join(inputs))
             self._prepare()
-        module, presence = self.module, self._which_modalities()
         self._enter("pretrain", presence)
         self._check_trainable()
         if self.mapped_ is None and max_epochs:

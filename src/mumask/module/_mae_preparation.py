@@ -124,7 +124,7 @@ class MAEPreparation:
         n_telling = (views * (several * n_cells)[:, None]).sum(0).tolist()
         for n, name in zip(n_telling, self.names, strict=True):
             known[self.fusion.slices[name]] = n >= CELLS_PER_DIMENSION * self.n_latent
-        for tensors in minibatches() if len(views) > 1 else ():
+        for tensors in minibatches() if known.any() else ():
             seen = [self.standardised(self.inference(tensors, source=v)["z"]) for v in views]
             for own in views:
                 rows = (tensors[keys.PRESENCE] == own).all(1)

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from mumask.data import _blocks, _panels
-from mumask.data._panels import find_query_panel, recorded_panels
+from mumask.data._panels import measured_though_unseen, recorded_panels
 from mumask.data._scan import scan
 
 
@@ -55,10 +55,10 @@ def test_batches_share_the_chance_of_finding_fault(monkeypatch):
     shown[30], differ = 0, 0
     for seen[30] in range(8, 60, 4):
         asked = shown == 0, shown, seen / 2, seen
-        together = find_query_panel(*asked, n_batches=8)
+        together = measured_though_unseen(*asked, n_batches=8)
         with monkeypatch.context() as patch:
             patch.setattr(_panels, "LEVEL", _panels.LEVEL / 8)
-            strict = find_query_panel(*asked)
+            strict = measured_though_unseen(*asked)
         np.testing.assert_array_equal(together, strict)
-        differ += (find_query_panel(*asked) != strict).sum()
+        differ += (measured_though_unseen(*asked) != strict).sum()
     assert differ > 0

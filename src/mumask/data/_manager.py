@@ -16,11 +16,11 @@ from . import _keys
 from ._blocks import matrix_of, row_reader
 from ._dataset import ModalityRows, MosaicDataset
 from ._fields import MAPPING, CategoricalField, ModalityField, MosaicField
+from ._found_panels import find_panels
 from ._panels import (
-    find_panel,
-    find_query_panel,
     given_panel,
     log_panel,
+    measured_though_unseen,
     recorded_panels,
     warn_beyond,
     warn_unused,
@@ -143,7 +143,7 @@ class MosaicManager(AnnDataManager):
             if field.panels is not None:
                 panel = given_panel(field.panels, field.modality, batches, names)
             else:
-                panel = find_panel(found.nonzero, n_cells)
+                panel = find_panels(matrix, codes, found.nonzero, mask)
                 for code, batch in enumerate(batches):
                     panel[code] = recorded.get(batch, panel[code])
             log_panel(panel, field.modality, batches)
@@ -210,7 +210,7 @@ class MosaicManager(AnnDataManager):
             for code, in_question in by_batch.items():
                 nonzero, expected = detections[modality][code]
                 there = in_question | state["panel"][code]
-                measured = find_query_panel(
+                measured = measured_though_unseen(
                     in_question, nonzero, np.where(there, expected, 0), seen, len(by_batch)
                 )
                 state["panel"][code] |= measured

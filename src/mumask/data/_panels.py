@@ -71,17 +71,17 @@ def find_panel(nonzero: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
     return panel
 
 
-def find_query_panel(
+def measured_though_unseen(
     open_features: np.ndarray,
     nonzero: np.ndarray,
     expected: np.ndarray,
     seen: np.ndarray,
     n_batches: int = 1,
 ) -> np.ndarray:
-    """Which features that no cell of a query's batch shows were measured there all the same.
+    """Which features that no cell of a batch shows were measured there all the same.
 
-    As :func:`find_panel`, with the rates that a model expects of these cells in place of those of
-    other batches: a query of one cell type does not show the marker genes of others.
+    As :func:`find_panel`, with rates that are expected of these very cells in place of those of
+    other batches: a batch of one cell type does not show the marker genes of others.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def find_query_panel(
         Cells that show each feature, and those that should, ``(n_features,)``. For features that
         do not belong to the data, 0.
     seen
-        Cells of the reference that each of its rates was learned from, ``(n_features,)``.
+        Cells elsewhere that each rate comes from, ``(n_features,)``.
     n_batches
         Batches that are judged like this.
 

@@ -110,7 +110,7 @@ class SetupMixin(BaseModelClass):
             not named measured all. By default what :func:`mumask.pp.concat_batches` recorded in
             ``mdata[modality].varm["measured"]`` (booleans, features x batches); for batches
             without a record it is found: a feature that is zero in all cells of a batch, though
-            its rate elsewhere makes that implausible, was not measured there.
+            its rate in like cells elsewhere makes that implausible, was not measured there.
         mask_layers
             By modality, a layer of booleans that is False where an element was not measured.
         **kwargs

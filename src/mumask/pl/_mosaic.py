@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
 from mumask.data import category_name, category_names, check_is_mosaic
-from mumask.data._panels import find_panel
+from mumask.data._found_panels import find_panels
 from mumask.pp import panels
 
 from ._utils import finish, modality_colors, names_width, natural_order
@@ -27,8 +27,8 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     features); neither is to scale, so that small ones stay readable. A dashed outline is a
     modality the batch lacks. The hatched part of a block is the share of features off the
     batch's panel: as recorded (see :func:`mumask.pp.panels`), or found as a model finds them,
-    zero in all cells of the batch though too frequent in the others for that to be chance. A
-    batch that measured a modality in part of its cells is split into one row for each combination.
+    zero in all cells of the batch though too frequent in like cells of the others for that to be
+    chance. A batch that measured a modality in part of its cells is split into one row for each combination.
 
     Parameters
     ----------
@@ -159,7 +159,8 @@ def _measured(mdata, mod, rows, recorded):
             X = adata[batch == name].X
             X = X if sp.issparse(X) else np.asarray(X)
             nonzero.append(np.asarray((X != 0).sum(0)).ravel())
-        panel = find_panel(np.stack(nonzero), np.array([(batch == name).sum() for name in names]))
+        codes = pd.Categorical(batch, categories=names).codes
+        panel = find_panels(adata.X, codes, np.stack(nonzero))
         n = dict(zip(names, panel.sum(1).tolist(), strict=True))
     n |= {name: len(features) for name, features in recorded.items()}
     return [n[row[_BATCH]] if row[mod] else 0 for _, row in rows.iterrows()]

@@ -99,6 +99,13 @@ def test_groups_and_reference_by_number(null):
     pd.testing.assert_frame_equal(rank_markers(null, "group", groups=0, reference=1.0), by_name)
 
 
+@pytest.mark.parametrize("kind", [np.array, pd.Index, pd.Categorical])
+def test_groups_as_pandas_and_numpy_give_them(null, kind):
+    expected = rank_markers(null, "group", groups=["0", "1"])
+    found = rank_markers(null, "group", groups=kind(["0", "1"]))
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_no_feature_asked_for(null):
     with pytest.raises(ValueError, match="`n_top` is 0.*None for all"):
         rank_markers(null, "group", n_top=0)

@@ -191,14 +191,15 @@ def _checked(shell: AnnData, groups, reference: str, groupby: str, whose: str):
     """Groups to rank, and all groups that take part."""
     sizes = shell.obs["group"].value_counts()
     present = list(shell.obs["group"].cat.categories)
-    wanted = present if groups == "all" else np.atleast_1d(groups).tolist()
+    everything = isinstance(groups, str) and groups == "all"  # an array compares by element
+    wanted = present if everything else np.atleast_1d(groups).tolist()
     compared = [] if reference == "rest" else [reference]  # a group may be named "rest" too
     wanted = [name for group in wanted if (name := category_name(group)) not in compared]
     for group in [*wanted, *compared]:
         if group not in sizes.index:
             raise ValueError(f"{group!r} is no {groupby!r} of cells {whose}; they are {present}.")
     small = [group for group in wanted if sizes[group] < MIN_CELLS]
-    if small and groups != "all":
+    if small and not everything:
         raise ValueError(f"`groups`: {small} have fewer than {MIN_CELLS} cells {whose}.")
     if small:
         logger.warning(

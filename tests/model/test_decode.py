@@ -43,6 +43,14 @@ def test_draws_and_batches_are_not_kept(trained, monkeypatch, options, hidden_at
     assert max(hidden) <= hidden_at_once
 
 
+@pytest.mark.parametrize("kind", [set, dict.fromkeys, tuple, np.array])
+def test_a_source_is_no_generated_modality_however_it_is_listed(trained, kind):
+    """What is encoded is decoded at the average depth, not at the expected one."""
+    expected = trained.get_normalized_expression(modality="rna", source=["rna", "protein"])
+    found = trained.get_normalized_expression(modality="rna", source=kind(["rna", "protein"]))
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_the_number_of_draws_is_no_boolean(trained):
     with pytest.raises(ValueError, match="`n_samples`=True"):
         trained.get_normalized_expression(n_samples=True, return_mean=False)

@@ -128,7 +128,7 @@ class DecodeMixin(EncodeMixin):
         mdata, cells = self._cells(mdata, indices)
         batches = self._batch_codes(transform_batch)
         known = [m for m in mdata.mod if mdata.mod[m].n_obs] if source is None else source
-        generated = modality not in np.atleast_1d(known)
+        generated = modality not in ([known] if isinstance(known, str) else known)
         expects = library_size is None and generated
         if library_size is None:
             library_size = float(self._state(keys.values_key(modality))["total"])

@@ -135,6 +135,8 @@ def test_the_batch_may_be_a_covariate_too(make_mosaic, fit):
         ({"typo": "x"}, KeyError, "typo"),
         ({"site": "typo"}, ValueError, "typo"),
         ({"age": "old"}, ValueError, "old"),
+        ({"age": np.nan}, ValueError, "'age' is nan"),
+        ({"age": np.inf}, ValueError, "'age' is inf"),
     ],
 )
 def test_bad_conditions(trained, covariates, error, text):

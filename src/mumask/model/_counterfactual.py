@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
@@ -127,6 +128,8 @@ class CounterfactualMixin(EncodeMixin):
             if key in columns:
                 j = columns.index(key)
                 scaled = (float(value) - numbers["mean"][j]) / numbers["deviation"][j]
+                if not np.isfinite(scaled):  # a missing mean would make every value missing
+                    raise ValueError(f"`covariates`: {key!r} is {value}; give a finite number.")
                 continuous[j] = float(scaled)
             elif key not in known:
                 raise KeyError(

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 import zarr
 from anndata.io import sparse_dataset
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from mumask.data import MosaicLoader, MosaicSplitter
 from mumask.data import _loader as loader_file
@@ -162,3 +162,19 @@ def test_the_splitter_uses_the_loader(numbered, manager_of):
     assert type(loader) is MosaicLoader
     assert isinstance(loader.dataset, Subset)
     assert sum(len(batch["batch"]) for batch in loader) == 150
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_spawned_worker_reads_from_the_file(numbered, manager_of, tmp_path, mode):
+    """It inherits no open file; with "r+" this process keeps a lock on it."""
+    numbered["protein"].X = numbered["protein"].X.toarray()
+    numbered.write(tmp_path / "m.h5mu")
+    mdata, cells = md.read_h5mu(tmp_path / "m.h5mu", backed=mode), [7, 205, 3, 120]
+    dataset = manager_of(mdata, continuous_covariate_keys=["number"]).create_torch_dataset()
+    worker = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    (found,) = DataLoader(dataset, sampler=[cells], batch_size=None, **worker)
+    expected = dataset[cells]
+    assert set(found) == set(expected)
+    for key, values in expected.items():
+        np.testing.assert_array_equal(found[key].to_dense(), values.to_dense(), err_msg=key)
+    mdata.file.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import torch
 from scipy import sparse
@@ -51,6 +52,32 @@ def is_backed(matrix) -> bool:
     return not (matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
 
 
+class SharedDataset(h5py.Dataset):
+    """A dataset of an HDF5 file that is opened anew where it is unpickled: in a worker process.
+
+    h5py refuses to pickle its own. A forked worker inherits the file, a spawned one does not.
+    """
+
+    def __init__(self, dataset: h5py.Dataset):
+        super().__init__(dataset.id)
+
+    def __reduce__(self):
+        """Where it lies in which file; what waits to be written has to be there."""
+        writable = self.file.mode != "r"
+        if writable:
+            self.file.flush()
+        return _opened, (self.file.filename, self.name, writable)
+
+
+def _opened(path: str, name: str, writable: bool) -> SharedDataset:
+    # A process that may write holds a lock that keeps readers out.
+    return SharedDataset(h5py.File(path, "r", locking=False if writable else None)[name])
+
+
+def _for_workers(values):
+    return SharedDataset(values) if isinstance(values, h5py.Dataset) else values
+
+
 class RowSpans:
     """The parts of a CSR matrix, in a file (HDF5 or Zarr) or in memory, read in spans of rows.
 
@@ -81,9 +108,10 @@ def row_reader(matrix):
         if matrix.format != "csr":
             return row_reader(matrix.to_memory().tocsr())
         group = matrix.group
-        return RowSpans(matrix.shape, group["indptr"][:], group["indices"], group["data"])
+        indices, data = _for_workers(group["indices"]), _for_workers(group["data"])
+        return RowSpans(matrix.shape, group["indptr"][:], indices, data)
     if not sparse.issparse(matrix):
-        return matrix
+        return _for_workers(matrix)
     return _with_one_index_type(matrix if matrix.format == "csr" else matrix.tocsr())
 
 

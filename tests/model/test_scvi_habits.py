@@ -106,6 +106,15 @@ def test_configurations_ask_for_held_out_cells_too(unlabelled):
     assert len(unlabelled.history["validation_loss"]) == 2
 
 
+@pytest.mark.parametrize("options", [{"fast_dev_run": True}, {"num_sanity_val_steps": 1}])
+def test_a_trial_run_has_cells_to_validate(unlabelled, attention, options):
+    """As in scvi-tools, which holds cells back in any case."""
+    CrossAttentionMAE.setup_mudata(attention.adata, batch_key="batch")
+    for model in (unlabelled, CrossAttentionMAE(attention.adata, **SMALL)):
+        model.train(1, **options, **QUIET)
+        assert len(model.validation_indices)
+
+
 def test_a_split_without_validation(unlabelled):
     cells = [np.arange(80), None, np.arange(80, 90)]
     unlabelled.train(max_epochs=1, datasplitter_kwargs={"external_indexing": cells}, **QUIET)

@@ -29,6 +29,8 @@ LOOKING = (
     "check_val_every_n_epoch",
     "enable_checkpointing",
     "learning_rate_monitor",
+    "num_sanity_val_steps",
+    "fast_dev_run",
 )
 # Arguments that say which cells those are.
 SPLIT = {"train_size", "validation_size", "shuffle_set_split", "external_indexing"}

@@ -49,6 +49,16 @@ def test_a_checkpoint_of_stages(attention, tmp_path):
         assert saver.best_model_path
 
 
+def test_a_checkpoint_of_fine_tuning_has_its_head(attention, tmp_path):
+    attention.train(max_epochs=0)
+    best = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss", load_best_on_end=True)
+    attention.finetune(max_epochs=2, head_steps=20, callbacks=[best], **QUIET)
+    loaded = CrossAttentionMAE.load(best.best_model_path, attention.adata, accelerator="cpu")
+    np.testing.assert_array_equal(loaded.predict(), attention.predict())
+    ours, theirs = (m.get_latent_representation() for m in (attention, loaded))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_embedding_of_a_checkpoint_is_calibrated_after_loading(attention, tmp_path):
     """It is of the middle of stage 1, which ends with that: its parts have any scale."""
     saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss")

@@ -188,7 +188,7 @@ class StagesMixin(UnsupervisedTrainingMixin, LabelFittingMixin):
             split = split or [np.setdiff1d(np.arange(len(labels)), held), held]
             splitting = {**(kwargs.get("datasplitter_kwargs") or {}), "external_indexing": split}
             self._enter("finetune", self._which_modalities())
-            forget_at_start(self, kwargs)
+            forget_at_start(self, kwargs, labels=False)  # a checkpoint has the head, too
             try:
                 self._run(max_epochs, batch_size, {**kwargs, "datasplitter_kwargs": splitting})
             except BaseException:  # a head and encoders that are half-way to each other

@@ -115,22 +115,22 @@ class ForgetFitted(Callback):
     Not before, so that a training which cannot begin leaves the model as it was.
     """
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, labels: bool):
+        self.model, self.labels = model, labels
 
     def on_train_start(self, *_) -> None:
         """The first step is about to be taken."""
         mapped = self.model.mapped_  # a query keeps what is the reference's, where that stays put
-        if mapped is None:
+        if mapped is None and self.labels:
             self.model._forget_labels()
         if self.model._latent_space_moves:
             self.model.module.metacells.forget()
 
 
-def forget_at_start(model, kwargs: dict) -> None:
-    """Add :class:`ForgetFitted` to the arguments of a training."""
+def forget_at_start(model, kwargs: dict, labels: bool = True) -> None:
+    """Add :class:`ForgetFitted` to the arguments of a training; not of `labels` that it learns."""
     given = {**(kwargs.get("trainer_config") or {}), **kwargs}.get("callbacks") or []
-    kwargs["callbacks"] = [*given, ForgetFitted(model)]
+    kwargs["callbacks"] = [*given, ForgetFitted(model, labels)]
 
 
 @contextmanager

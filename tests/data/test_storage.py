@@ -8,8 +8,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from mumask.data import keep_order
 from mumask.data._blocks import RowSpans, read_rows
 from mumask.data._scan import scan
+from mumask.datasets import simulate_mosaic
 
 STORAGES = {
     "csc": sp.csc_matrix,
@@ -175,3 +177,32 @@ def test_a_check_changes_no_value_of_the_user(dtype):
     np.testing.assert_array_equal(x.indices, indices)
     np.testing.assert_array_equal(found.nonzero[0], (x.toarray() > 0).sum(axis=0))
     np.testing.assert_array_equal(scan(dense, codes, 1).nonzero[0], (dense > 0).sum(axis=0))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_whole_numbers_by_cell_and_feature_are_kept(kind, tmp_path):
+    """Such as places in pixels: the update of mudata that keeps the order writes NaN into them."""
+    mosaic = simulate_mosaic(10, n_features={"rna": 20, "protein": 5, "atac": 30})
+    numbers = np.arange(2 * mosaic.n_obs, dtype="int32").reshape(-1, 2)
+    mosaic.obsm["spatial"] = kind(numbers)
+    mosaic.varm["ranks"] = kind(np.arange(mosaic.n_vars)[:, None])
+    mosaic.write_h5mu(tmp_path / "mosaic.h5mu")
+    cells = np.arange(mosaic.n_obs)[::-3]
+    with keep_order():
+        part, read = mosaic[cells].copy(), md.read_h5mu(tmp_path / "mosaic.h5mu")
+        for mdata, rows in ((part, cells), (read, slice(None))):
+            assert mdata.obsm["spatial"].dtype == numbers.dtype
+            np.testing.assert_array_equal(mdata.obsm["spatial"] @ np.eye(2), numbers[rows])
+            assert mdata.varm["ranks"].dtype == mosaic.varm["ranks"].dtype
+
+
+def test_whole_numbers_of_new_cells_are_missing(make_mosaic):
+    mosaic = make_mosaic(20, {"one": ("rna",)})
+    mosaic.obsm["spatial"] = np.arange(20)[:, None]
+    more = mosaic["rna"].copy()
+    more.obs_names = [f"new_{name}" for name in more.obs_names]
+    with keep_order():
+        mosaic.mod["more"] = more
+        mosaic.update()
+    assert np.isnan(mosaic.obsm["spatial"]).sum() == 20
+    assert np.nansum(mosaic.obsm["spatial"]) == 190

@@ -7,14 +7,16 @@ modalities that list the same cells in another order.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING
 
 import mudata
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mudata import MuData
 
@@ -31,11 +33,42 @@ def keep_order():
         yield
         return
     # Not as a context: that logs, through logging.info, which sets up the root logger.
-    before = options(pull_on_update=False).opts
+    before, update = options(pull_on_update=False).opts, mudata.MuData._update_attr
+    mudata.MuData._update_attr = _with_whole_numbers(update)
     try:
         yield
     finally:
+        mudata.MuData._update_attr = update
         options(**before)
+
+
+def _with_whole_numbers(update: Callable) -> Callable:
+    """The update that mudata takes in this context, for integers in obsm and varm as well.
+
+    It writes NaN for cells that are new, also where none is, which integers refuse. So they are
+    floats meanwhile, and stay so only where something is missing.
+    """
+
+    @wraps(update)
+    def updated(self, attr, *args, **kwargs):
+        arrays, whole = getattr(self, f"{attr}m"), {}
+        for key in [key for key in arrays if key not in self.mod]:
+            values = arrays[key]
+            if not hasattr(values, "dtype") or values.dtype.kind not in "iu":  # or a data frame
+                continue
+            floats = values.astype(np.float64)
+            if np.array_equal(_stored(floats).astype(values.dtype), _stored(values)):
+                arrays[key], whole[key] = floats, values.dtype
+        update(self, attr, *args, **kwargs)
+        for key, dtype in whole.items():
+            if not np.isnan(_stored(arrays[key])).any():
+                arrays[key] = arrays[key].astype(dtype)
+
+    return updated
+
+
+def _stored(values) -> np.ndarray:
+    return values.data if sparse.issparse(values) else values
 
 
 def row_map(mdata: MuData, modality: str) -> np.ndarray:

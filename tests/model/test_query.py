@@ -190,6 +190,7 @@ def test_reduced_in_place(options, make_mosaic):
     assert set(query.obs_names) == set(names)
     assert list(query.mod) == ["rna"]
     assert set(query.obsm) == {"rna", "spatial"}
+    assert set(query.varm) == {"rna"}
     assert MaskedVAE.load_query_data(query, reference).get_latent_representation().shape[0] == 10
 
 

@@ -97,6 +97,7 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
                 else:
                     del mdata.mod[name]
                     mdata.obsm.pop(name, None)  # which cells it had
+                    mdata.varm.pop(name, None)  # which features were its
             with keep_order():
                 mdata.update()  # which keeps cells that lost their last modality
                 left = presence(mdata, parts).any(axis=1)

@@ -15,6 +15,7 @@ import torch
 from mumask import CrossAttentionMAE, MaskedVAE
 from mumask.data._panels import find_panel
 from mumask.datasets import simulate_mosaic
+from mumask.pp import concat_batches
 
 N_GENES, N_REFERENCE = 400, 1500
 
@@ -192,3 +193,16 @@ def test_cells_without_the_modality_are_not_asked_about(reference, one_type, pbm
         monkeypatch.setattr("mumask.model._query_panels.CELLS", rna.n_obs)
         panels.append(map_panel(reference, query)[1])
     np.testing.assert_array_equal(*panels)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_batch_that_shares_no_feature_is_told(reference, one_type, recorded):
+    """Gene ids beside symbols: to the reference all its cells are the same one."""
+    symbols = one_type()["rna"][:20].copy()
+    ids = one_type()["rna"][20:40].copy()
+    ids.var_names = "ENSG" + ids.var_names
+    query = concat_batches({"ids": {"rna": ids}, "symbols": {"rna": symbols}})
+    if not recorded:
+        del query["rna"].varm["measured"]
+    with pytest.warns(UserWarning, match="'rna': no cell of batch 'ids'.*gene ids, symbols"):
+        type(reference).load_query_data(query, reference)

@@ -23,6 +23,7 @@ from ._panels import (
     measured_though_unseen,
     recorded_panels,
     warn_beyond,
+    warn_blind,
     warn_unused,
 )
 from ._rows import column_map, keep_order, row_map
@@ -185,6 +186,10 @@ class MosaicManager(AnnDataManager):
                     code = batches.index(batch)
                     panel[code] = measured if new[code] else panel[code] & measured
         panel[n_cells > 0] &= columns >= 0
+        if query:
+            shown = panel & (found.nonzero[:, columns] > 0)
+            having = np.flatnonzero(n_cells)
+            warn_blind(shown[having], field.modality, [batches[code] for code in having])
         # Panels of batches that came with earlier queries, and queries' own of known batches.
         of_queries = ~new & (np.arange(len(batches)) >= kept["n_trained"])
         narrowed = of_queries[:, None] | (False if query else kept["known_panel"])

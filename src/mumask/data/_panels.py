@@ -255,6 +255,28 @@ def warn_beyond(beyond: np.ndarray, modality: str, batches: Sequence[str]) -> No
             )
 
 
+def warn_blind(shown: np.ndarray, modality: str, batches: Sequence[str]) -> None:
+    """Say that cells of a query show no feature of the reference: all look the same to it.
+
+    Parameters
+    ----------
+    shown
+        Features of the reference that some cell of the batch shows, ``(n_batches, n_features)``.
+    modality, batches
+        Names, of batches with cells in the modality.
+    """
+    blind = [batch for batch, features in zip(batches, shown, strict=True) if not features.any()]
+    if blind:
+        warnings.warn(
+            f"Modality {modality!r}: no cell of batch {blind[0]!r} shows any of the "
+            f"{shown.shape[1]} features of the reference, so this modality tells nothing of these "
+            "cells. Are the names of their features of another kind (gene ids, symbols, suffixes)? "
+            f"Rename them, or drop the cells from mdata[{modality!r}].",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 def given_panel(
     panels: Mapping[str, Sequence[str]], modality: str, batches: Sequence[str], names: np.ndarray
 ) -> np.ndarray:

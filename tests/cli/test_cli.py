@@ -312,6 +312,15 @@ def test_the_name_of_unlabelled_cells_is_no_type(source):
     assert set(found.cat.categories) == set(mdata.obs["some"]) - {"none"}
 
 
+def test_a_warning_is_said_as_it_is(source):
+    """Not as an error of an unknown kind, of which --debug would show more."""
+    _, result = integrate(source, "--labels-key", "some", "--unlabeled", "none")
+    lines = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    (line,) = (line for line in lines if "['Unknown'] of 'some'" in line)
+    assert line.startswith("warning: `labels_key`: ")
+    assert line.endswith("pass unlabeled_category='Unknown'.")
+
+
 def test_a_column_in_which_modalities_differ_is_not_taken(source):
     mdata = mudata.read_h5mu(source)
     for adata in mdata.mod.values():

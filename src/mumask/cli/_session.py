@@ -78,7 +78,7 @@ def _silence_libraries() -> None:
 
     def show(message, category, filename, lineno, file=None, line=None):
         if HERE in Path(filename).parents and issubclass(category, UserWarning):
-            typer.echo(f"warning: {one_line(message)}", err=True)
+            typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
     warnings.showwarning = show
 

@@ -250,6 +250,13 @@ def test_recorded_panels_of_the_parts_are_kept(batches):
         pp.concat_batches({"both": first["rna"]})
 
 
+def test_a_mudata_of_shared_features_is_no_batch(batches):
+    rna = batches["cite"]["rna"]
+    halves = mudata.MuData({"first": rna[:4].copy(), "second": rna[4:].copy()}, axis=1)
+    with pytest.raises(ValueError, match="share features, not cells"):
+        pp.concat_batches({"cite": halves})
+
+
 def test_batches_named_by_numbers():
     """Names that went through a table with gaps are floats: 1.0 is the batch 1."""
     parts = {name: adata(names(f"b{name}_", 4), "pq") for name in (1.0, 2.0)}

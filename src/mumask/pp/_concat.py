@@ -12,7 +12,14 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from mumask.data import PANEL_KEY, category_name, keep_order, native, recorded_panels
+from mumask.data import (
+    PANEL_KEY,
+    category_name,
+    check_is_mosaic,
+    keep_order,
+    native,
+    recorded_panels,
+)
 
 from ._columns import bring_up, writable
 
@@ -119,6 +126,8 @@ def _modalities(value, modality: str) -> dict[str, AnnData]:
             f"A batch is a {type(value).__name__}, {value!r:.40}. Read it first: an AnnData, a "
             "MuData, or a dict of AnnData by modality."
         )
+    if isinstance(value, MuData):
+        check_is_mosaic(value)
     found = dict(value.mod if isinstance(value, MuData) else value)
     for name, adata in found.items():
         if not isinstance(adata, AnnData):

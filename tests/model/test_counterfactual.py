@@ -134,9 +134,11 @@ def test_the_batch_may_be_a_covariate_too(make_mosaic, fit):
         ("site", TypeError, "goes by column.*'site'"),
         ({"typo": "x"}, KeyError, "typo"),
         ({"site": "typo"}, ValueError, "typo"),
-        ({"age": "old"}, ValueError, "old"),
-        ({"age": np.nan}, ValueError, "'age' is nan"),
-        ({"age": np.inf}, ValueError, "'age' is inf"),
+        ({"age": "old"}, ValueError, "`covariates`: 'age' is a finite number, not 'old'"),
+        ({"age": np.nan}, ValueError, "`covariates`: 'age' is a finite number, not nan"),
+        ({"age": np.inf}, ValueError, "'age' is a finite number, not inf"),
+        ({"age": None}, ValueError, "`covariates`: 'age' is a finite number, not None"),
+        ({"batch": ["cite", "solo"]}, TypeError, "`covariates`: one value of 'batch'"),
     ],
 )
 def test_bad_conditions(trained, covariates, error, text):

@@ -125,11 +125,14 @@ class CounterfactualMixin(EncodeMixin):
             raise ValueError(f"`covariates` is empty; the model knows {[*known, *columns]}.")
         categories, continuous = {}, {}
         for key, value in covariates.items():
+            if np.ndim(value):
+                raise TypeError(
+                    f"`covariates`: one value of {key!r} for all cells, not {value!r}; ask once for "
+                    "each value."
+                )
             if key in columns:
                 j = columns.index(key)
-                scaled = (float(value) - numbers["mean"][j]) / numbers["deviation"][j]
-                if not np.isfinite(scaled):  # a missing mean would make every value missing
-                    raise ValueError(f"`covariates`: {key!r} is {value}; give a finite number.")
+                scaled = (_number(value, key) - numbers["mean"][j]) / numbers["deviation"][j]
                 continuous[j] = float(scaled)
             elif key not in known:
                 raise KeyError(
@@ -145,3 +148,14 @@ class CounterfactualMixin(EncodeMixin):
                 code = known[key].index(category_name(value))
                 categories |= {j: code for j, (name, _) in enumerate(registered) if name == key}
         return categories, continuous
+
+
+def _number(value, key: str) -> float:
+    """A value of a continuous covariate; one that is not finite would make all decoded values NaN."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"`covariates`: {key!r} is a finite number, not {value!r}.")
+    return number

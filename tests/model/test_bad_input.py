@@ -307,6 +307,7 @@ def test_anndata_instead_of_mudata(mosaic):
         ({"n_clusters": 1}, ["n_clusters", "2"]),
         ({"prior": "standard", "n_clusters": 5}, ["n_clusters", "prior='mixture'"]),
         ({"loadings_sd": 0.0}, ["loadings_sd", "positive"]),
+        ({"n_factors": 0}, ["n_factors", "at least 1"]),
         ({"weights": {"klz": 1.0}}, ["weights", "klz", "reconstruction"]),
         ({"held_out": {"rna": ["XIST"]}}, ["held_out", "'rna'", "'XIST'"]),
         ({"held_out": {"spatial": ["XIST"]}}, ["held_out", "'spatial'", "'atac'"]),

@@ -29,6 +29,7 @@ PRESETS = {
         "n_hidden": 200,
         "n_latent": 50,
         "n_layers": 1,
+        "n_factors": None,
         "dropout": 0.0,
         "layer_norm": False,
         "average_sources": False,
@@ -53,7 +54,7 @@ DEFAULTS = {
 N_CLUSTERS = 20
 # Clusters are clearer in few dimensions; classes that are taught need some more.
 N_LATENT_UNLABELLED = 15
-LEAST = {"n_latent": 1, "n_hidden": 1, "n_layers": 0}
+LEAST = {"n_latent": 1, "n_hidden": 1, "n_layers": 0, "n_factors": 1}
 CHOICES = {
     "arithmetic": ("subtract", "add", "none"),
     "prior": ("standard", "clusters", "mixture"),
@@ -166,21 +167,21 @@ class MaskedVAE(
             "condition_encoder": condition_encoder,
             "condition_decoder": condition_decoder,
             "prior": prior,
-            **module_kwargs,
         }
         options = {**DEFAULTS, **PRESETS.get(preset, {})}
         weights = options["weights"]
         options |= {name: value for name, value in given.items() if value is not None}
-        if strange := set(options["weights"]) - set(weights):
+        options |= module_kwargs
+        if strange := set(chosen := options["weights"] or {}) - set(weights):
             raise ValueError(f"`weights` names {sorted(strange)}; there are {list(weights)}.")
-        options["weights"] = {**weights, **options["weights"]}
+        options["weights"] = {**weights, **chosen}
         for name, choices in CHOICES.items():
             value = options.get(name)
             if isinstance(value, str) and value not in choices:
                 raise ValueError(f"`{name}`: {value!r} is unknown; choose from {list(choices)}.")
         for name, least in LEAST.items():
-            if options.get(name, least) < least:
-                raise ValueError(f"`{name}`={options[name]}: choose at least {least}.")
+            if (value := options.get(name)) is not None and value < least:
+                raise ValueError(f"`{name}`={value}: choose at least {least}.")
         if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
             options["label_head"] = False  # clusters have nothing that a head could learn
             options.setdefault("n_latent", N_LATENT_UNLABELLED)

@@ -110,6 +110,5 @@ class Decoding:
         rows = max(1, BLOCK // self.n_features[modality])
         masks = [None] * len(total.split(rows)) if mask is None else mask.split(rows)
         blocks = zip(hidden.split(rows), total.split(rows), masks, strict=True)
-        layer = self._outputs(hidden, modality)
-        decoded = lambda rows_of_hidden: layer._replace(hidden=rows_of_hidden).raw()
+        decoded = lambda rows_of_hidden: self._outputs(rows_of_hidden, modality).raw()
         return torch.cat([read(decoded(h), t, m) for h, t, m in blocks])

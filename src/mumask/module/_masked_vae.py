@@ -56,6 +56,10 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         Classes or clusters of the classifier; 0 for none.
     n_hidden, n_latent, n_layers
         Units per hidden layer, latent dimensions, hidden layers of encoder and decoder.
+    n_factors
+        Linear combinations of the decoder's last hidden units from which the features of a modality
+        of more than a thousand are decoded; None, or not less than `n_hidden`: the units
+        themselves, as in the paper.
     activation, dropout, layer_norm, average_sources
         See :mod:`mumask.nn`.
     arithmetic
@@ -98,6 +102,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         n_hidden: int = 128,
         n_latent: int = 20,
         n_layers: int = 1,
+        n_factors: int | None = 48,
         activation: str = "relu",
         dropout: float = 0.1,
         layer_norm: bool = True,
@@ -152,7 +157,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         }
         self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
         n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
-        self.decoder = MosaicDecoder(n_outputs, **shape)
+        self.decoder = MosaicDecoder(n_outputs, **shape, n_factors=n_factors)
         self.totals = nn.ModuleDict(
             {
                 name: TotalHead(n_hidden, spec.total)
@@ -354,12 +359,16 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
     def loading_precisions(self) -> dict[nn.Parameter, float]:
         """Precision of the normal prior of the decoder's output weights, by weight matrix.
 
-        Units of the last hidden layer have about unit variance: with the precision
-        ``n_hidden / loadings_sd**2`` the raw output of a feature has the standard deviation
-        `loadings_sd`. Its bias is free. A feature seen in few cells then keeps to its mean, where it
-        would otherwise be learned by heart: thousands of sparse peaks hold more weights than ones.
+        Units of the last hidden layer have about unit variance, and so have factors whose weights
+        have the precision `n_hidden`. With the precision ``n / loadings_sd**2`` of its weights to n
+        of them the raw output of a feature has the standard deviation `loadings_sd`; its bias is
+        free. A feature seen in few cells then keeps to its mean, where it would otherwise be
+        learned by heart: thousands of sparse peaks hold more weights than ones.
         """
         if math.isinf(self.loadings_sd):
             return {}
-        precision = self.decoder.n_hidden / self.loadings_sd**2
-        return {self.decoder.last[name].weight: precision for name in self.totals}
+        last, factors = self.decoder.last, self.decoder.factors
+        found = {
+            last[name].weight: last[name].in_features / self.loadings_sd**2 for name in self.totals
+        }
+        return found | {layer.weight: float(layer.in_features) for layer in factors.values()}

@@ -12,6 +12,9 @@ from ._layers import hidden_layers, normed
 from ._linear_outputs import LinearOutputs
 from ._values import FirstLayer
 
+# Outputs of a modality up to which its last layer costs little.
+WIDE = 1000
+
 
 class MosaicEncoder(nn.Module):
     """From the visible values of any subset of modalities to the parameters of ``q(z | x)``.
@@ -100,6 +103,10 @@ class MosaicEncoder(nn.Module):
 class MosaicDecoder(nn.Module):
     """From the latent space to the raw parameters of every modality's likelihood (step 5).
 
+    The last layers of wide modalities are most of the work of a training step. They read a few
+    linear combinations of the hidden units: features vary together, and as many factors as there
+    are directions in which they do describe them no worse than all units.
+
     Parameters
     ----------
     n_outputs
@@ -108,6 +115,9 @@ class MosaicDecoder(nn.Module):
         Latent dimensions, units per hidden layer, number of hidden layers.
     activation, dropout, layer_norm
         See ``normed`` in ``nn/_layers.py``.
+    n_factors
+        Linear combinations of the hidden units that the last layer of a modality of more than
+        ``WIDE`` outputs reads; None, or not less than there are units: the units themselves.
     """
 
     def __init__(
@@ -119,13 +129,20 @@ class MosaicDecoder(nn.Module):
         activation: str,
         dropout: float,
         layer_norm: bool,
+        n_factors: int | None = None,
     ):
         super().__init__()
         self.n_hidden = n_hidden
         self.first = nn.Linear(n_latent, n_hidden)
         self.after_first = normed(n_hidden, activation, dropout, layer_norm)
         self.hidden = hidden_layers(n_layers - 1, n_hidden, activation, dropout, layer_norm)
-        self.last = nn.ModuleDict({m: nn.Linear(n_hidden, n) for m, n in n_outputs.items()})
+        self.factors, self.last = nn.ModuleDict(), nn.ModuleDict()
+        for modality, n in n_outputs.items():
+            read = n_hidden
+            if n > WIDE and n_factors is not None and n_factors < n_hidden:
+                self.factors[modality] = nn.Linear(n_hidden, read := n_factors, bias=False)
+                nn.init.normal_(self.factors[modality].weight, std=n_hidden**-0.5)  # as units are
+            self.last[modality] = nn.Linear(read, n)
 
     @torch.no_grad()
     def start_from(self, modality: str, profile: torch.Tensor) -> None:
@@ -154,6 +171,8 @@ class MosaicDecoder(nn.Module):
         Only the cells that need it are passed in.
         """
         last = self.last[modality]
+        if modality in self.factors:
+            hidden = self.factors[modality](hidden)
         if numbers is None:
             return LinearOutputs(hidden, last.weight, last.bias)
         weight, bias = last.weight.index_select(0, numbers), last.bias.index_select(0, numbers)

@@ -63,12 +63,14 @@ STUDIES = {
             "KL weight 1": _model(weights={"kl": 1.0, "prior": 1.0}),
             "KL weight 0.1": _model(weights={"kl": 0.1, "prior": 0.1}),
             "output weights without a prior": _model(loadings_sd=1e6),
+            "decoded from all hidden units": _model(n_factors=None),
             "labels weight 1": _model(weights={"labels": 1.0}),
             "labels weight 10": _model(weights={"labels": 10.0}),
             "preset inclust+": _model(preset="inclust+"),
         },
         only={
             "output weights without a prior": ("T2", "T1b"),  # no default where panels differ
+            "decoded from all hidden units": ("T1b", "T5"),  # the only wide modalities
             **dict.fromkeys(["labels weight 1", "labels weight 10"], ("T1b", "T3")),
             **dict.fromkeys(CONDITIONS, ("T2", "T4", "T4b", "T5", "T5b")),
             **dict.fromkeys(["own panel as input", "common panel as input"], ("T5", "T5b")),

@@ -258,9 +258,11 @@ class TestTable:
         assert "two batches" in caplog.text
 
     def test_wrong_input_is_an_error_not_a_nan(self):
-        Z, labels, _ = two_blobs(20)
+        Z, labels, batch = two_blobs(20)
         with pytest.raises(ValueError, match="fit 40 cells"):
             metrics.integration_table(Z, labels=labels[:5])
+        with pytest.raises(ValueError, match="`clusters` are compared with `labels`"):
+            metrics.integration_table(Z, batch, clusters=labels)
         with pytest.raises(ValueError, match="missing"):
             metrics.integration_table(Z, labels=[None, *labels[1:]])
 

@@ -234,6 +234,8 @@ def test_users_masks(mosaic, fit):
     assert model.module.input_masks == model.module.output_masks == {}
     with pytest.raises(ValueError, match="input_masks.*'spatial'"):
         model.train(input_masks={"spatial": without_first}, **options)
+    with pytest.raises(TypeError, match="`output_masks` is a function.*output_masks={'rna': "):
+        model.train(output_masks=without_first, **options)
 
 
 def test_a_failing_mask_leaves_no_mask_behind(mosaic, fit):

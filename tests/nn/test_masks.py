@@ -94,6 +94,13 @@ def test_users_schedule_is_confined():
         check_schedule((torch.zeros_like(PRESENCE), everything), PRESENCE)
 
 
+@pytest.mark.parametrize("masks", [PRESENCE, (PRESENCE,), (PRESENCE[:, :1], PRESENCE), None])
+def test_a_schedule_returns_two_masks_of_the_shape_of_the_presence(masks):
+    """A mask of one column would be taken for all of them."""
+    with pytest.raises(ValueError, match="two tensors of booleans, sources and targets"):
+        check_schedule(masks, PRESENCE)
+
+
 def test_mean_over_unmasked_elements_times_features():
     mask = torch.tensor([[True, True, True, True], [True, False, False, False], [False] * 4])
     total = torch.tensor([8.0, 2.0, 0.0])

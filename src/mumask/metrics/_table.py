@@ -27,7 +27,7 @@ def integration_table(latent, batch=None, labels=None, clusters=None) -> pd.Data
         Cell type of every cell; needed for the scores of separation. Score only cells whose
         labels the model has not seen.
     clusters
-        Clusters found in the latent; adds their agreement with `labels`.
+        Clusters found in the latent; adds their agreement with `labels`, without which there is none.
 
     Returns
     -------
@@ -46,6 +46,8 @@ def integration_table(latent, batch=None, labels=None, clusters=None) -> pd.Data
     'batch entropy mixing'
     """
     # checked before the scores, so that only what is undefined, not what is wrong, becomes NaN
+    if clusters is not None and labels is None:
+        raise ValueError("`clusters` are compared with `labels`, which are not given.")
     latent = check_latent(latent, *(c for c in (batch, labels, clusters) if c is not None))[0]
     scores = []
 

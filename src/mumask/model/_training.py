@@ -217,6 +217,11 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         self._check_trainable()
         check_arguments(kwargs, self._training_plan_cls)
         for argument, masks in (("input_masks", input_masks), ("output_masks", output_masks)):
+            if not isinstance(masks, Mapping | None):
+                raise TypeError(
+                    f"`{argument}` is a {type(masks).__name__}; give a function for each modality: "
+                    f"{argument}={{{self.modalities[0]!r}: ...}}."
+                )
             strange = set(masks or {}) - set(self.modalities)
             if strange:
                 raise ValueError(

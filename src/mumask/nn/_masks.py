@@ -101,6 +101,12 @@ def through_panels(visible: torch.Tensor, panels: torch.Tensor) -> torch.Tensor:
 
 def check_schedule(masks: Masks, presence: torch.Tensor) -> Masks:
     """Confine the masks of a user's schedule to what is present."""
+    two = isinstance(masks, tuple | list) and len(masks) == 2
+    if not two or any(getattr(mask, "shape", None) != presence.shape for mask in masks):
+        raise ValueError(
+            "A mask schedule has to return two tensors of booleans, sources and targets, each of the "
+            f"shape of the presence matrix, {tuple(presence.shape)}."
+        )
     source, target = (mask.to(presence) & presence for mask in masks)
     if not source.any(dim=1).all():
         raise ValueError(

@@ -70,7 +70,7 @@ STUDIES = {
         },
         only={
             "output weights without a prior": ("T2", "T1b"),  # no default where panels differ
-            "decoded from all hidden units": ("T1b", "T5"),  # the only wide modalities
+            "decoded from all hidden units": ("T1b", "T5"),  # T2 has no wide modality
             **dict.fromkeys(["labels weight 1", "labels weight 10"], ("T1b", "T3")),
             **dict.fromkeys(CONDITIONS, ("T2", "T4", "T4b", "T5", "T5b")),
             **dict.fromkeys(["own panel as input", "common panel as input"], ("T5", "T5b")),

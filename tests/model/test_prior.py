@@ -148,3 +148,14 @@ def test_another_optimizer_keeps_to_the_prior(mosaic, fit):
 def test_latent_dimensions(mosaic, setup, options, n_latent):
     MaskedVAE.setup_mudata(mosaic, batch_key="batch", **setup)
     assert MaskedVAE(mosaic, **options).module.n_latent == n_latent
+
+
+def test_factors_of_real_values_have_no_prior_either(mosaic, monkeypatch):
+    monkeypatch.setattr("mumask.nn._mosaic_coder.WIDE", 0)
+    MaskedVAE.setup_mudata(mosaic, batch_key="batch", likelihoods={"rna": "gaussian"})
+    module = MaskedVAE(mosaic, n_hidden=16, n_factors=4, loadings_sd=2.0).module
+    found = module.loading_precisions()
+    assert len(found) == 4
+    for name in ("protein", "atac"):
+        assert found[module.decoder.last[name].weight] == 4 / 2.0**2
+        assert found[module.decoder.factors[name].weight] == 16

@@ -41,7 +41,11 @@ def find_panels(matrix, batch_codes: np.ndarray, nonzero: np.ndarray, mask=None)
     """
     n_cells = np.bincount(batch_codes, minlength=len(nonzero))
     panel = find_panel(nonzero, n_cells)
-    for batch in np.flatnonzero(~panel.all(axis=1) & nonzero.any(axis=1)):
+    in_doubt = np.flatnonzero(~panel.all(axis=1) & nonzero.any(axis=1))
+    if not len(in_doubt):
+        return panel
+    matrix, mask = row_reader(matrix), None if mask is None else row_reader(mask)
+    for batch in in_doubt:
         rates, seen = _rates_of_like_cells(matrix, batch_codes == batch, nonzero[batch] > 0, mask)
         panel[batch] |= measured_though_unseen(
             ~panel[batch], nonzero[batch], n_cells[batch] * rates, seen, (n_cells > 0).sum()
@@ -60,7 +64,7 @@ def _rates_of_like_cells(
     Parameters
     ----------
     matrix, mask
-        As of :func:`find_panels`.
+        As of :func:`find_panels`, from :func:`~mumask.data._blocks.row_reader`.
     inside
         Rows of the batch, booleans ``(n_rows,)``.
     shown
@@ -71,9 +75,8 @@ def _rates_of_like_cells(
     Two arrays ``(n_features,)``.
     """
     rng = np.random.default_rng(0)
-    reader, mask = row_reader(matrix), None if mask is None else row_reader(mask)
     here, others = (
-        _detected(reader, mask, np.sort(rng.permutation(np.flatnonzero(rows))[:at_most]))
+        _detected(matrix, mask, np.sort(rng.permutation(np.flatnonzero(rows))[:at_most]))
         for rows, at_most in ((inside, CELLS), (~inside, OTHERS))
     )
     cells = normalize(sparse.vstack([here, others])[:, shown])
@@ -88,7 +91,7 @@ def _rates_of_like_cells(
     return rates, np.ravel(others[weights > 0].sum(axis=0))
 
 
-def _detected(reader, mask, rows: np.ndarray) -> sparse.csr_matrix:
+def _detected(matrix, mask, rows: np.ndarray) -> sparse.csr_matrix:
     """Ones where some rows are not zero, ``(n, n_features)``."""
-    values = sparse.csr_matrix(read_rows(reader, rows) != 0, dtype=np.float32)
+    values = sparse.csr_matrix(read_rows(matrix, rows) != 0, dtype=np.float32)
     return values if mask is None else values.multiply(read_rows(mask, rows) != 0).tocsr()

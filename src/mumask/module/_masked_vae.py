@@ -58,7 +58,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         Units per hidden layer, latent dimensions, hidden layers of encoder and decoder.
     n_factors
         Linear combinations of the decoder's last hidden units from which the features of a modality
-        of more than a thousand are decoded; None, or not less than `n_hidden`: the units
+        of more than a thousand outputs are decoded; None, or not less than `n_hidden`: the units
         themselves, as in the paper.
     activation, dropout, layer_norm, average_sources
         See :mod:`mumask.nn`.
@@ -367,8 +367,10 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         """
         if math.isinf(self.loadings_sd):
             return {}
-        last, factors = self.decoder.last, self.decoder.factors
-        found = {
-            last[name].weight: last[name].in_features / self.loadings_sd**2 for name in self.totals
-        }
-        return found | {layer.weight: float(layer.in_features) for layer in factors.values()}
+        found = {}
+        for name in self.totals:
+            last = self.decoder.last[name]
+            found[last.weight] = last.in_features / self.loadings_sd**2
+            if name in self.decoder.factors:
+                found[self.decoder.factors[name].weight] = float(self.decoder.n_hidden)
+        return found

@@ -104,8 +104,8 @@ class MosaicDecoder(nn.Module):
     """From the latent space to the raw parameters of every modality's likelihood (step 5).
 
     The last layers of wide modalities are most of the work of a training step. They read a few
-    linear combinations of the hidden units: features vary together, and as many factors as there
-    are directions in which they do describe them no worse than all units.
+    linear combinations of the hidden units: features vary together, so that these describe them
+    nearly as well as all units.
 
     Parameters
     ----------

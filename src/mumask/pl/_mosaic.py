@@ -28,7 +28,8 @@ def mosaic(mdata, batch_key: str | None = None, *, ax=None, show=None, save=None
     modality the batch lacks. The hatched part of a block is the share of features off the
     batch's panel: as recorded (see :func:`mumask.pp.panels`), or found as a model finds them,
     zero in all cells of the batch though too frequent in like cells of the others for that to be
-    chance. A batch that measured a modality in part of its cells is split into one row for each combination.
+    chance. A batch that measured a modality in part of its cells is split into one row for each
+    combination.
 
     Parameters
     ----------

@@ -30,6 +30,7 @@ PRESETS = {
         "n_latent": 50,
         "n_layers": 1,
         "n_factors": None,
+        "linear_decoder": False,
         "dropout": 0.0,
         "layer_norm": False,
         "average_sources": False,
@@ -91,7 +92,9 @@ class MaskedVAE(
     n_hidden
         Units per hidden layer; by default 128 (200).
     n_layers
-        Hidden layers of the encoder behind its first, and of the decoder; by default 1.
+        Hidden layers of the encoder behind its first, and of the decoder; by default 1. The decoder
+        has none (``linear_decoder=True``) where neither labels nor covariates of more than one
+        value are registered.
     dropout
         Dropout rate; by default 0.1 (0).
     arithmetic
@@ -182,9 +185,15 @@ class MaskedVAE(
         for name, least in LEAST.items():
             if (value := options.get(name)) is not None and value < least:
                 raise ValueError(f"`{name}`={value}: choose at least {least}.")
+        n_categories = self._n_categories()
+        n_continuous = self.summary_stats.get(f"n_{keys.CONT_COVS}", 0)
         if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
             options["label_head"] = False  # clusters have nothing that a head could learn
             options.setdefault("n_latent", N_LATENT_UNLABELLED)
+            # Hidden layers tell covariates from cells. Without, distances in the latent space are
+            # those of log expression. Goes with the model: a query brings a batch of its own.
+            alone = max(n_categories) == 1 and not n_continuous
+            module_kwargs["linear_decoder"] = options.setdefault("linear_decoder", alone)
         by_modality = {} if preset else self._balanced_weights()
         by_modality |= dict(modality_weights or {})
         specs = self._modality_specs(held_out or {}, by_modality)
@@ -203,8 +212,8 @@ class MaskedVAE(
             )
         self.module = self._module_cls(
             specs,
-            n_categories=self._n_categories(),
-            n_continuous=self.summary_stats.get(f"n_{keys.CONT_COVS}", 0),
+            n_categories=n_categories,
+            n_continuous=n_continuous,
             n_classes=self._n_classes(n_clusters, options["prior"]),
             **options,
         )

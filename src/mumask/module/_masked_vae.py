@@ -60,6 +60,8 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         Linear combinations of the decoder's last hidden units from which the features of a modality
         of more than a thousand outputs are decoded; None, or not less than `n_hidden`: the units
         themselves, as in the paper.
+    linear_decoder
+        Decode from the latent dimensions without hidden layers.
     activation, dropout, layer_norm, average_sources
         See :mod:`mumask.nn`.
     arithmetic
@@ -103,6 +105,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         n_latent: int = 20,
         n_layers: int = 1,
         n_factors: int | None = 48,
+        linear_decoder: bool = False,
         activation: str = "relu",
         dropout: float = 0.1,
         layer_norm: bool = True,
@@ -157,10 +160,12 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         }
         self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
         n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
-        self.decoder = MosaicDecoder(n_outputs, **shape, n_factors=n_factors)
+        self.decoder = MosaicDecoder(
+            n_outputs, **shape, n_factors=n_factors, linear=linear_decoder
+        )
         self.totals = nn.ModuleDict(
             {
-                name: TotalHead(n_hidden, spec.total)
+                name: TotalHead(self.decoder.n_hidden, spec.total)
                 for name, spec in modalities.items()
                 if self.likelihoods[name].support != "real"
             }
@@ -174,7 +179,8 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         if condition_encoder:
             self.encoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         if condition_decoder:
-            self.decoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
+            n_units = self.decoder.n_hidden
+            self.decoder_covariates = Covariates(n_categories, n_continuous, n_units)
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
         self.prior = None
         if prior != "standard":

@@ -118,6 +118,8 @@ class MosaicDecoder(nn.Module):
     n_factors
         Linear combinations of the hidden units that the last layer of a modality of more than
         ``WIDE`` outputs reads; None, or not less than there are units: the units themselves.
+    linear
+        Without hidden layers: the latent dimensions themselves are the units.
     """
 
     def __init__(
@@ -130,12 +132,16 @@ class MosaicDecoder(nn.Module):
         dropout: float,
         layer_norm: bool,
         n_factors: int | None = None,
+        linear: bool = False,
     ):
         super().__init__()
-        self.n_hidden = n_hidden
-        self.first = nn.Linear(n_latent, n_hidden)
-        self.after_first = normed(n_hidden, activation, dropout, layer_norm)
-        self.hidden = hidden_layers(n_layers - 1, n_hidden, activation, dropout, layer_norm)
+        self.n_hidden = n_hidden = n_latent if linear else n_hidden
+        if linear:
+            self.first = self.after_first = self.hidden = nn.Identity()
+        else:
+            self.first = nn.Linear(n_latent, n_hidden)
+            self.after_first = normed(n_hidden, activation, dropout, layer_norm)
+            self.hidden = hidden_layers(n_layers - 1, n_hidden, activation, dropout, layer_norm)
         self.factors, self.last = nn.ModuleDict(), nn.ModuleDict()
         for modality, n in n_outputs.items():
             read = n_hidden

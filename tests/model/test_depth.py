@@ -28,14 +28,15 @@ def types_at_all_depths():
     return counts.astype(np.float32), obs
 
 
+@pytest.mark.parametrize("linear_decoder", [False, True])
 @pytest.mark.parametrize("likelihood", ["nb", "bernoulli"])
-def test_depth_is_not_in_the_latent_space(types_at_all_depths, likelihood):
+def test_depth_is_not_in_the_latent_space(types_at_all_depths, likelihood, linear_decoder):
     counts, obs = types_at_all_depths
     values = counts if likelihood == "nb" else (counts > 0).astype(np.float32)
     scvi.settings.seed = 0
     mdata = MuData({"atac": AnnData(values, obs=obs)})
     MaskedVAE.setup_mudata(mdata, likelihoods={"atac": likelihood})
-    model = MaskedVAE(mdata, n_hidden=32, n_latent=8)
+    model = MaskedVAE(mdata, n_hidden=32, n_latent=8, linear_decoder=linear_decoder)
     model.train(60, train_size=1.0, enable_progress_bar=False, accelerator="cpu")
     latent = model.get_latent_representation()
 
@@ -45,7 +46,8 @@ def test_depth_is_not_in_the_latent_space(types_at_all_depths, likelihood):
         return fitted.var(axis=0).sum() / latent.var(axis=0).sum()
 
     # A probability per peak and no depth puts some 0.17 of the variance of binary data there.
-    assert share(pd.get_dummies(obs["type"]).to_numpy(float)) > 0.9
+    # A linear decoder draws out what a cell's own counts say beyond its type, noise here.
+    assert share(pd.get_dummies(obs["type"]).to_numpy(float)) > (0.8 if linear_decoder else 0.9)
     assert share(np.log(values.sum(1))[:, None]) < 0.03
 
     # the same cells at three times the average depth: more of every peak, by the same factor at rare ones

@@ -160,9 +160,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         }
         self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
         n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
-        self.decoder = MosaicDecoder(
-            n_outputs, **shape, n_factors=n_factors, linear=linear_decoder
-        )
+        self.decoder = MosaicDecoder(n_outputs, **shape, n_factors=n_factors, linear=linear_decoder)
         self.totals = nn.ModuleDict(
             {
                 name: TotalHead(self.decoder.n_hidden, spec.total)

@@ -48,7 +48,7 @@ def _model(**options) -> dict:
 STUDIES = {
     "vae": Study(
         METHODS["MaskedVAE"],
-        ("T2", "T1b", "T5"),
+        ("T2", "T1", "T1b", "T5"),
         {
             "default": {},
             "own panel as input": _model(input_panel="own"),
@@ -64,6 +64,8 @@ STUDIES = {
             "KL weight 0.1": _model(weights={"kl": 0.1, "prior": 0.1}),
             "output weights without a prior": _model(loadings_sd=1e6),
             "decoded from all hidden units": _model(n_factors=None),
+            "decoder with hidden layers": _model(linear_decoder=False),
+            "decoder without hidden layers": _model(linear_decoder=True),
             "labels weight 1": _model(weights={"labels": 1.0}),
             "labels weight 10": _model(weights={"labels": 10.0}),
             "preset inclust+": _model(preset="inclust+"),
@@ -71,6 +73,8 @@ STUDIES = {
         only={
             "output weights without a prior": ("T2", "T1b"),  # no default where panels differ
             "decoded from all hidden units": ("T1b", "T5"),  # T2 has no wide modality
+            "decoder with hidden layers": ("T1",),  # the default elsewhere
+            "decoder without hidden layers": ("T2", "T1b", "T5"),
             **dict.fromkeys(["labels weight 1", "labels weight 10"], ("T1b", "T3")),
             **dict.fromkeys(CONDITIONS, ("T2", "T4", "T4b", "T5", "T5b")),
             **dict.fromkeys(["own panel as input", "common panel as input"], ("T5", "T5b")),

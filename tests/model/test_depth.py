@@ -47,7 +47,7 @@ def test_depth_is_not_in_the_latent_space(types_at_all_depths, likelihood, linea
 
     # A probability per peak and no depth puts some 0.17 of the variance of binary data there.
     # A linear decoder draws out what a cell's own counts say beyond its type, noise here.
-    assert share(pd.get_dummies(obs["type"]).to_numpy(float)) > (0.8 if linear_decoder else 0.9)
+    assert share(pd.get_dummies(obs["type"]).to_numpy(float)) > (0.85 if linear_decoder else 0.9)
     assert share(np.log(values.sum(1))[:, None]) < 0.03
 
     # the same cells at three times the average depth: more of every peak, by the same factor at rare ones

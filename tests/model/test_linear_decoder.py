@@ -9,11 +9,6 @@ from mumask import MaskedVAE
 from mumask.datasets import simulate_mosaic
 
 
-def register(mdata, **setup) -> MaskedVAE:
-    MaskedVAE.setup_mudata(mdata, **{"batch_key": None, **setup})
-    return MaskedVAE(mdata, n_latent=4, n_hidden=16)
-
-
 @pytest.mark.parametrize(
     ("setup", "linear"),
     [
@@ -28,7 +23,8 @@ def register(mdata, **setup) -> MaskedVAE:
 )
 def test_it_is_the_default_where_there_is_nothing_to_tell_apart(mosaic, setup, linear):
     mosaic.obs["one"] = "same"
-    decoder = register(mosaic, **setup).module.decoder
+    MaskedVAE.setup_mudata(mosaic, **setup)
+    decoder = MaskedVAE(mosaic, n_latent=4, n_hidden=16).module.decoder
     assert decoder.n_hidden == (4 if linear else 16)
     assert (len(list(decoder.first.parameters())) == 0) == linear
 

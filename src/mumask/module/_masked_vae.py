@@ -177,8 +177,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         if condition_encoder:
             self.encoder_covariates = Covariates(n_categories, n_continuous, n_hidden)
         if condition_decoder:
-            n_units = self.decoder.n_hidden
-            self.decoder_covariates = Covariates(n_categories, n_continuous, n_units)
+            self.decoder_covariates = Covariates(n_categories, n_continuous, self.decoder.n_hidden)
         self.classifier = nn.Linear(n_latent, n_classes) if n_classes else None
         self.prior = None
         if prior != "standard":

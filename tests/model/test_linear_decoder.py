@@ -37,15 +37,47 @@ def test_it_can_be_chosen(mosaic):
     assert MaskedVAE(mosaic, preset="inclust+").module.decoder.n_hidden == 200
 
 
-def test_log_shares_are_linear_in_the_latent_space(mosaic, fit):
-    """The log of normalised expression, less the cell's mean of it, is ``z`` times weights plus bias."""
-    model = fit(mosaic, setup={"batch_key": None}, epochs=5)
+@pytest.mark.parametrize("wide", [False, True])
+def test_loadings_are_what_log_shares_gain_per_unit(mosaic, fit, monkeypatch, wide):
+    """Beside the mean of the features, weighted by their shares of an average cell."""
+    if wide:  # decoded from factors of the latent dimensions
+        monkeypatch.setattr("mumask.nn._mosaic_coder.WIDE", 10)
+    model = fit(mosaic, setup={"batch_key": None}, epochs=5, n_factors=3)
+    assert ("rna" in model.module.decoder.factors) == wide
     z = model.get_latent_representation()
     logs = np.log(model.get_normalized_expression(modality="rna").to_numpy())
-    logs -= logs.mean(axis=1, keepdims=True)
+    logs -= logs @ model.module.transforms["rna"].profile.numpy()[:, None]
     design = np.column_stack([z, np.ones(len(z))])
-    fitted = design @ np.linalg.lstsq(design, logs, rcond=None)[0]
-    np.testing.assert_allclose(fitted, logs, atol=1e-3)
+    slopes = np.linalg.lstsq(design, logs, rcond=None)[0]
+    np.testing.assert_allclose(design @ slopes, logs, atol=1e-3)
+    loadings = model.get_loadings("rna")
+    assert list(loadings.columns) == ["Z_0", "Z_1", "Z_2", "Z_3"]
+    assert list(loadings.index) == list(model.feature_names("rna"))
+    np.testing.assert_allclose(loadings.T, slopes[:-1], atol=1e-3)
+
+
+def test_loadings_of_real_values_are_in_their_units(mosaic, fit):
+    protein = mosaic["protein"]
+    protein.X = protein.X.toarray() * 100.0 + 5000.0
+    setup = {"batch_key": "batch", "likelihoods": {"protein": "gaussian"}}
+    model = fit(mosaic, setup=setup, epochs=5, linear_decoder=True)
+    having = np.isin(mosaic.obs_names, protein.obs_names)
+    z = model.get_latent_representation()[having]
+    as_if = {"modality": "protein", "transform_batch": model.batches[0]}
+    values = model.get_normalized_expression(**as_if)[having].to_numpy()
+    design = np.column_stack([z, np.ones(len(z))])
+    slopes = np.linalg.lstsq(design, values, rcond=None)[0][:-1]
+    loadings = model.get_loadings("protein")
+    assert loadings.abs().to_numpy().max() > 1
+    np.testing.assert_allclose(loadings.T, slopes, rtol=0.01, atol=0.2)
+
+
+def test_with_hidden_layers_there_are_no_loadings(mosaic, fit):
+    with pytest.raises(ValueError, match="linear_decoder=True"):
+        fit(mosaic, epochs=1).get_loadings()
+    model = fit(mosaic, setup={"batch_key": None}, epochs=1)
+    with pytest.raises(ValueError, match="'lipid'"):
+        model.get_loadings("lipid")
 
 
 def test_a_query_and_a_saved_model_keep_it(tmp_path, fit):

@@ -17,6 +17,7 @@ from ._counterfactual import CounterfactualMixin
 from ._differential import PosteriorDifferentialMixin
 from ._label_fitting import LabelFittingMixin
 from ._latent import LatentMixin
+from ._loadings import LoadingsMixin
 from ._log_expression import LogExpressionMixin
 from ._modality_specs import ModalitySpecsMixin
 from ._predictive import PredictiveMixin
@@ -72,6 +73,7 @@ class MaskedVAE(
     PosteriorDifferentialMixin,
     CounterfactualMixin,
     LogExpressionMixin,
+    LoadingsMixin,
     LatentMixin,
     PredictiveMixin,
     LabelFittingMixin,

@@ -38,6 +38,18 @@ class Decoding:
             center, spread = center[columns], spread[columns]
         return ScaledOutputs(*outputs, spread, center)
 
+    def loadings(self, name: str) -> torch.Tensor:
+        """Change of a linear decoder's outputs per unit of the latent space.
+
+        ``(n_features, n_latent)``; of the first outputs, where a feature has several.
+        """
+        last = self.decoder.last[name].weight
+        outputs = self._outputs(torch.eye(self.n_latent, device=last.device), name)
+        by_dimension = outputs.hidden @ outputs.weight.T
+        if isinstance(outputs, ScaledOutputs):
+            by_dimension = by_dimension * outputs.scale
+        return by_dimension[:, : self.n_features[name]].T
+
     def cost(
         self,
         hidden: torch.Tensor,

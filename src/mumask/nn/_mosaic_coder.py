@@ -135,6 +135,7 @@ class MosaicDecoder(nn.Module):
         linear: bool = False,
     ):
         super().__init__()
+        self.linear = linear
         self.n_hidden = n_hidden = n_latent if linear else n_hidden
         if linear:
             self.first = self.after_first = self.hidden = nn.Identity()

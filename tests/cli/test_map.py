@@ -100,3 +100,17 @@ def test_the_other_model(make_mosaic, files, monkeypatch):
     result = run(files / "query.h5mu", "--reference", files / "mae", "-o", out)
     assert result.exit_code == 0, result.output
     assert md.read_h5mu(out).obs["mumask_label"].notna().all()
+
+
+def test_the_batch_may_be_in_the_obs_of_the_modality(files):
+    query = md.read_h5mu(files / "query.h5mu")
+    query["rna"].obs["batch"] = "new"
+    del query.obs["batch"]
+    query.obs = query.obs.drop(columns=[c for c in query.obs if "batch" in c])
+    query.write(files / "query.h5mu")
+    out = files / "out.h5mu"
+    result = run(
+        files / "query.h5mu", "--reference", files / "reference", "-o", out, "--max-epochs", 0
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert (md.read_h5mu(out).obs["batch"] == "new").all()

@@ -33,6 +33,13 @@ def test_a_record_is_used_and_beats_the_guess(recorded, manager_of):
     assert panel[[0, 2]].all()
 
 
+def test_a_record_of_zeros_and_ones_is_one(recorded, manager_of):
+    """As a table comes out of a text file."""
+    before = state_of(manager_of(recorded), "protein")["panel"]
+    recorded["protein"].varm["measured"] = recorded["protein"].varm["measured"].astype(int)
+    np.testing.assert_array_equal(state_of(manager_of(recorded), "protein")["panel"], before)
+
+
 def test_batches_without_a_record_are_guessed(recorded, manager_of):
     recorded["protein"].varm["measured"] = recorded["protein"].varm["measured"][["asap"]]
     panel = state_of(manager_of(recorded), "protein")["panel"]

@@ -256,6 +256,7 @@ def test_no_warning_reaches_the_user():
         ({"n_cells": {**PER_BATCH, "new": 5}}, "n_cells.*'CITE-seq'.*'new'"),
         ({"n_cells": {"CITE-seq": 5}}, "n_cells needs.*'RNA-only'"),
         ({"n_cells": {**PER_BATCH, "CITE-seq": 0}}, "at least one cell"),
+        ({"n_cells": 10.5}, "a whole number"),
         ({"panels": {"CITE-seq": {"rna": 0}}}, r"panels\['CITE-seq'\]\['rna'\] is 0"),
         ({"panels": {"CITE-seq": {"rna": 1.5}}}, "share.*at most 1"),
         ({"panels": {"CITE-seq": {"rna": []}}}, r"\['rna'\] names no feature"),

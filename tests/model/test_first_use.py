@@ -166,6 +166,19 @@ def test_sparse_places_of_cells_are_kept(make_mosaic, fit):
     np.testing.assert_allclose(complete.obsm["places"], expected.reindex(complete.obs_names))
 
 
+def test_yes_or_no_in_obsm_is_kept(mosaic, fit):
+    """As it is where every cell has the modality, else with gaps."""
+    model = fit(mosaic, epochs=1)
+    rna = model.adata["rna"]
+    rna.obsm["kept"] = np.random.default_rng(0).random((rna.n_obs, 2)) < 0.5
+    complete = model.impute()["rna"]
+    expected = pd.DataFrame(rna.obsm["kept"], rna.obs_names).reindex(complete.obs_names)
+    np.testing.assert_array_equal(complete.obsm["kept"], expected.to_numpy(float))
+    complete = model.impute(indices=list(rna.obs_names[:3]))["rna"]
+    assert complete.obsm["kept"].dtype == bool
+    np.testing.assert_array_equal(complete.obsm["kept"], rna.obsm["kept"][:3])
+
+
 @pytest.mark.parametrize("size", [{"n_latent": 0}, {"n_layers": -1}, {"n_hidden": 0}])
 def test_sizes_below_the_least(mosaic, size):
     MaskedVAE.setup_mudata(mosaic)

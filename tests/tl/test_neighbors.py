@@ -146,3 +146,5 @@ def test_reference_is_a_mosaic(data):
     query, reference = data
     with pytest.raises(TypeError, match="Expected a MuData, got AnnData"):
         impute_from_neighbors(query, reference["protein"], "protein")
+    with pytest.raises(TypeError, match="Expected a MuData, got AnnData"):
+        impute_from_neighbors(query[query.mod_names[0]], reference, "protein")

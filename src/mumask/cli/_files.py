@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from mudata import MuData
 from mumask.data import keep_order
 
 from ._session import InputError
+
+logger = logging.getLogger("mumask")
 
 
 def read_mudata(path: Path) -> MuData:
@@ -42,6 +45,23 @@ def read_mudata(path: Path) -> MuData:
             return mudata.read_h5mu(path)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read as h5mu: {error}") from error
+
+
+def bring_up(mdata: MuData, key: str | None) -> None:
+    """Take a column from the modalities' obs if every cell has one and the same value there."""
+    if key is None or key in mdata.obs:
+        return
+    found = mdata.obs_names.to_series().map({})  # all missing
+    for adata in mdata.mod.values():
+        if key not in adata.obs:
+            continue
+        column = adata.obs[key].astype(object).reindex(mdata.obs_names)
+        if ((found != column) & found.notna() & column.notna()).any():
+            return  # the error of the setup says where the column is
+        found = found.where(found.notna(), column)
+    if found.notna().all():
+        logger.info("Column %r is taken from the obs of the modalities.", key)
+        mdata.obs[key] = found.astype("category")
 
 
 def check_output(path: Path, overwrite: bool, suffix: str | None = ".h5mu") -> None:

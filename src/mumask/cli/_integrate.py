@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +10,9 @@ import scvi
 import typer
 from mudata import MuData
 
-from ._files import check_output, read_mudata, write_mudata
+from ._files import bring_up, check_output, read_mudata, write_mudata
 from ._models import MODELS, ModelName
 from ._session import InputError, checking_input, fit, session, set_threads
-
-logger = logging.getLogger("mumask")
 
 
 def integrate(
@@ -107,7 +104,7 @@ def integrate(
         mdata = read_mudata(source)
         with checking_input():
             for key in (batch_key, labels_key):
-                _bring_up(mdata, key)
+                bring_up(mdata, key)
             used = _split(modalities) or list(mdata.mod)
             chosen = MODELS[model_name]
             chosen.setup_mudata(
@@ -160,23 +157,6 @@ def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
             raise InputError(f"{option} {value!r}: write it as MODALITY=VALUE.")
         pairs[modality] = setting
     return pairs
-
-
-def _bring_up(mdata: MuData, key: str | None) -> None:
-    """Take a column from the modalities' obs if every cell has one and the same value there."""
-    if key is None or key in mdata.obs:
-        return
-    found = mdata.obs_names.to_series().map({})  # all missing
-    for adata in mdata.mod.values():
-        if key not in adata.obs:
-            continue
-        column = adata.obs[key].astype(object).reindex(mdata.obs_names)
-        if ((found != column) & found.notna() & column.notna()).any():
-            return  # the error of the setup says where the column is
-        found = found.where(found.notna(), column)
-    if found.notna().all():
-        logger.info("Column %r is taken from the obs of the modalities.", key)
-        mdata.obs[key] = found.astype("category")
 
 
 def _check_size(mdata: MuData, wanted: list[str], used: list[str]) -> None:

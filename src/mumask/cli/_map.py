@@ -8,8 +8,8 @@ from typing import Annotated
 import scvi
 import typer
 
-from ._files import check_output, read_mudata, write_mudata
-from ._models import model_of
+from ._files import bring_up, check_output, read_mudata, write_mudata
+from ._models import saved_model
 from ._session import checking_input, fit, session, set_threads
 
 
@@ -57,8 +57,11 @@ def map_query(
             check_output(save_model, overwrite, suffix=None)
         mdata = read_mudata(query)
         with checking_input():
+            model_class, columns = saved_model(reference)
+            for column in columns:
+                bring_up(mdata, column)
             scvi.settings.seed = seed
-            model = model_of(reference).load_query_data(mdata, reference)
+            model = model_class.load_query_data(mdata, reference)
         set_threads(threads, sum(len(model.feature_names(name)) for name in model.modalities))
         if max_epochs:
             fit(model.train, max_epochs)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
@@ -176,7 +175,7 @@ def recorded_panels(adata: AnnData, names: np.ndarray) -> dict[str, np.ndarray]:
     Batch -> booleans of shape ``(len(names),)``; empty without a record.
     """
     table = adata.varm.get(PANEL_KEY)
-    if not isinstance(table, pd.DataFrame) or not all(map(is_bool_dtype, table.dtypes)):
+    if not isinstance(table, pd.DataFrame) or not table.isin([0, 1]).all(axis=None):
         return {}  # anything else under that key is the user's own
     table = table.set_axis(adata.var_names.astype(str), axis=0).reindex(names, fill_value=False)
     return {category_name(batch): table[batch].to_numpy(dtype=bool) for batch in table}

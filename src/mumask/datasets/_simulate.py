@@ -286,10 +286,12 @@ def _sizes(n_cells, batches):
         raise ValueError(
             f"n_cells needs a number for each batch of {list(batches)}, got {list(n_cells)}."
         )
-    sizes = {b: int(n_cells[b]) for b in batches}
-    if min(sizes.values()) < 1:
-        raise ValueError(f"Every batch needs at least one cell, got n_cells={sizes}.")
-    return sizes
+    sizes = {b: n_cells[b] for b in batches}
+    if any(n < 1 or n != int(n) for n in sizes.values()):
+        raise ValueError(
+            f"Every batch needs at least one cell and a whole number, got n_cells={sizes}."
+        )
+    return {b: int(n) for b, n in sizes.items()}
 
 
 def _check(batches, n_features, n_types, n_latent, panels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
@@ -258,8 +259,8 @@ def check_library_size(library_size: float | None) -> None:
             f"`library_size` is a number, not {library_size!r}; without it a generated modality "
             "has the total that the model expects of each cell."
         )
-    if not library_size > 0:
-        raise ValueError(f"`library_size`={library_size}: choose a positive number.")
+    if not 0 < library_size < math.inf:
+        raise ValueError(f"`library_size`={library_size}: choose a positive, finite number.")
 
 
 def feature_columns(names: pd.Index, features, modality: str) -> np.ndarray:

@@ -280,9 +280,10 @@ class DecodeMixin(EncodeMixin):
                     places = places.toarray()
                 if isinstance(places, pd.DataFrame):
                     adata.obsm[key] = _reindex(places, cell_names)
-                elif isinstance(places, np.ndarray) and places.dtype.kind in "fiu":
+                elif isinstance(places, np.ndarray) and places.dtype.kind in "fiub":
                     there = (rows >= 0).reshape(-1, *[1] * (places.ndim - 1))
-                    adata.obsm[key] = np.where(there, places[rows], np.nan)
+                    known = places[rows]
+                    adata.obsm[key] = known if there.all() else np.where(there, known, np.nan)
         panel = getattr(self.module, f"panel_{name}")
         if panel is not None:
             off = ~panel.T.cpu().numpy()

@@ -78,7 +78,8 @@ def impute_from_neighbors(
     """
     if n_neighbors < 1:
         raise ValueError(f"`n_neighbors` is {n_neighbors}; at least 1 cell has to be averaged.")
-    check_is_mosaic(reference)
+    for data in (query, reference):
+        check_is_mosaic(data)
     if modality not in reference.mod:
         raise KeyError(f"The reference has no modality {modality!r}; it has {list(reference.mod)}.")
     check_features(reference, modality)

@@ -29,6 +29,17 @@ def test_it_is_the_default_where_there_is_nothing_to_tell_apart(mosaic, setup, l
     assert (len(list(decoder.first.parameters())) == 0) == linear
 
 
+def test_it_has_more_dimensions_and_more_steps(mosaic, monkeypatch):
+    monkeypatch.setattr("mumask.model._training.STEPS", 33)
+    monkeypatch.setattr("mumask.model._training.LINEAR_STEPS", 66)
+    for batch_key, n_latent, n_epochs in ((None, 20, 22), ("batch", 15, 11)):
+        MaskedVAE.setup_mudata(mosaic, batch_key=batch_key)
+        model = MaskedVAE(mosaic, n_hidden=8)
+        assert model.module.n_latent == n_latent
+        model.train(batch_size=30, enable_progress_bar=False, accelerator="cpu")
+        assert len(model.history["train_loss"]) == n_epochs
+
+
 def test_it_can_be_chosen(mosaic):
     MaskedVAE.setup_mudata(mosaic, batch_key="batch")
     assert MaskedVAE(mosaic, n_latent=4, linear_decoder=True).module.decoder.n_hidden == 4

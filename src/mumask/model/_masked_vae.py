@@ -54,7 +54,7 @@ DEFAULTS = {
     "label_head": True,
 }
 N_CLUSTERS = 20
-# Clusters are clearer in few dimensions; classes that are taught need some more.
+# With hidden layers clusters are clearer in few dimensions; classes that are taught need some more.
 N_LATENT_UNLABELLED = 15
 LEAST = {"n_latent": 1, "n_hidden": 1, "n_layers": 0, "n_factors": 1}
 CHOICES = {
@@ -89,8 +89,8 @@ class MaskedVAE(
     mdata
         Data registered with :meth:`setup_mudata`.
     n_latent
-        Dimensions of the latent space; by default 20 where labels are registered, else 15 (50 with
-        the preset, as below in brackets).
+        Dimensions of the latent space; by default 20, or 15 where the decoder has hidden layers and
+        no labels are registered (50 with the preset, as below in brackets).
     n_hidden
         Units per hidden layer; by default 128 (200).
     n_layers
@@ -191,11 +191,12 @@ class MaskedVAE(
         n_continuous = self.summary_stats.get(f"n_{keys.CONT_COVS}", 0)
         if not self.summary_stats.get(f"n_{keys.LABELS}", 0):
             options["label_head"] = False  # clusters have nothing that a head could learn
-            options.setdefault("n_latent", N_LATENT_UNLABELLED)
             # Hidden layers tell covariates from cells. Without, distances in the latent space are
             # those of log expression. Goes with the model: a query brings a batch of its own.
             alone = max(n_categories) == 1 and not n_continuous
             module_kwargs["linear_decoder"] = options.setdefault("linear_decoder", alone)
+            if not options["linear_decoder"]:
+                options.setdefault("n_latent", N_LATENT_UNLABELLED)
         by_modality = {} if preset else self._balanced_weights()
         by_modality |= dict(modality_weights or {})
         specs = self._modality_specs(held_out or {}, by_modality)

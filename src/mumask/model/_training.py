@@ -19,7 +19,8 @@ from mumask.nn import SCHEDULES
 from mumask.train import MaskedTrainingPlan
 
 # Optimisation steps that bring the reference data sets to a standstill; epochs follow from it.
-STEPS = 2400
+# Without hidden layers in the decoder neighbours in the latent space go on changing for longer.
+STEPS, LINEAR_STEPS = 2400, 4800
 # Cells from which the scale of the inputs is taken.
 SCALE_CELLS = 10_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 200
@@ -182,10 +183,10 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the data; by default as many as give about 2,400 steps, at least 10 and at
-            most 200, or 200 steps on a model
-            from :meth:`load_query_data`, which fits one vector per new category and no other
-            weight (unless `unfrozen` named some).
+            Passes over the data; by default as many as give about 2,400 steps (4,800 where the
+            decoder has no hidden layers), at least 10 and at most 200, or 200 steps on a model from
+            :meth:`load_query_data`, which fits one vector per new category and no other weight
+            (unless `unfrozen` named some).
         batch_size
             Cells per step.
         schedule
@@ -241,9 +242,9 @@ class MaskedTrainingMixin(UnsupervisedTrainingMixin):
         if looking:
             check_held_out(self.adata_manager, batch_size, kwargs)
         if max_epochs is None:
-            max_epochs = default_epochs(
-                self.adata.n_obs, batch_size, *self._budget(STEPS, MIN_EPOCHS)
-            )
+            steps = LINEAR_STEPS if self.module.decoder.linear else STEPS
+            budget = self._budget(steps, MIN_EPOCHS)
+            max_epochs = default_epochs(self.adata.n_obs, batch_size, *budget)
         if not self.is_trained:  # later training, and queries, keep the scale of the reference
             cells = np.random.default_rng(0).permutation(self.adata.n_obs)[:SCALE_CELLS]
             self.module.fit_inputs(self._minibatches(self.adata, cells, None))

@@ -44,8 +44,8 @@ def simulate_mosaic(
     """Simulate a mosaic MuData: batches that measured different modalities of the same tissue.
 
     Cells belong to types of unequal size that form lineages (types of one lineage are close).
-    A latent vector per cell drives gene counts (negative binomial, about 90 % zeros), protein
-    counts (background or foreground) and peaks (binary, about 3 % open). Every batch changes
+    A latent vector per cell drives gene counts (negative binomial, 85 to 90 % zeros), protein
+    counts (background or foreground) and peaks (binary, 3 to 5 % open). Every batch changes
     the depth, the level of each feature and its answer to the latent, separately per modality,
     and the mix of cell types. Rows of a modality are shuffled, features of a panel that a batch
     did not measure are zero, and a cell has no row in a modality its batch lacks.

@@ -289,25 +289,52 @@ def test_cells_of_a_wide_panel_train_as_if_on_the_narrow_one(default_module, min
     module, (tensors, _) = default_module(panel={"rna": WIDE_AND_NARROW}), minibatch("count")
     rows = module.rows_of(tensors, "rna")
     wide = tensors["batch"][rows, 0] == 0
-    visible = module.visible(tensors, "rna")
+    visible, source = module.visible(tensors, "rna"), tensors["presence"]
     module.train()
     torch.manual_seed(0)
-    seen = torch.stack([module.seen(tensors, "rna") for _ in range(50)])
+    seen = torch.stack([module.seen(tensors, "rna", source) for _ in range(50)])
     assert (seen[:, ~wide] == visible[~wide]).all()
     narrowed = (seen[:, wide] == torch.tensor(WIDE_AND_NARROW[1])).all(dim=2)
     assert 0.3 < narrowed.float().mean() < 0.7
     assert (seen[:, wide].all(dim=2) | narrowed).all()
-    assert module.seen(tensors, "protein") is None
+    assert module.seen(tensors, "protein", source) is None
     weight = module.decoder.last["rna"].weight
     module(tensors)[2].loss.backward()
     assert (weight.grad[3:] != 0).any(dim=1).all()
 
-    assert torch.equal(module.eval().seen(tensors, "rna"), visible)
+    assert torch.equal(module.eval().seen(tensors, "rna", source), visible)
     own = default_module(panel={"rna": WIDE_AND_NARROW}, input_panel="own").train()
-    assert torch.equal(own.seen(tensors, "rna"), visible)
+    assert torch.equal(own.seen(tensors, "rna", source), visible)
     common = default_module(panel={"rna": WIDE_AND_NARROW}, input_panel="common")
     for module in (common.train(), common.eval()):
-        assert torch.equal(module.seen(tensors, "rna"), visible & torch.tensor(WIDE_AND_NARROW[1]))
+        assert torch.equal(
+            module.seen(tensors, "rna", source), visible & torch.tensor(WIDE_AND_NARROW[1])
+        )
+
+
+def test_a_linear_decoder_trains_on_parts_of_a_wide_modality(
+    default_module, minibatch, monkeypatch
+):
+    """Of cells that are encoded from it alone; never on parts of a narrow one, nor outside of training."""
+    module, (tensors, _) = default_module(linear_decoder=True), minibatch("count")
+    source = tensors["presence"]
+    rows = module.rows_of(tensors, "rna")
+    alone = source[rows].sum(dim=1) == 1
+    assert 0 < alone.sum() < len(rows)
+    assert module.train().seen(tensors, "rna", source) is None  # it is narrow
+    monkeypatch.setattr("mumask.module._mosaic_batch.MEASURED_WHOLE", 5)
+    torch.manual_seed(0)
+    seen = [module.seen(tensors, "rna", source) for _ in range(200)]
+    drawn = [one for one in seen if one is not None]
+    assert 0.15 < len(drawn) / len(seen) < 0.35
+    for one in drawn:
+        assert one[~alone].all()
+        assert (one[alone] == one[alone][0]).all()
+    share = torch.stack([one[alone][0] for one in drawn]).float().mean()
+    assert 0.4 < share < 0.65
+    assert module.seen(tensors, "protein", source) is None
+    assert module.eval().seen(tensors, "rna", source) is None
+    assert default_module().train().seen(tensors, "rna", source) is None
 
 
 def test_every_parameter_gets_a_gradient(default_module, minibatch):

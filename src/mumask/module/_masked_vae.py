@@ -36,7 +36,7 @@ from mumask.nn import (
 from ._decoding import Decoding
 from ._modality_spec import ModalitySpec, count_features
 from ._mosaic_batch import MosaicBatch
-from ._query_inference import QueryInference
+from ._query_inference import LINEAR_REFINE_STEPS, QueryInference
 
 
 class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
@@ -161,6 +161,8 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         self.encoder = MosaicEncoder(self.n_features, average=average_sources, **shape)
         n_outputs = {m: self.likelihoods[m].n_heads * n for m, n in self.n_features.items()}
         self.decoder = MosaicDecoder(n_outputs, **shape, n_factors=n_factors, linear=linear_decoder)
+        if linear_decoder:
+            self.refine_steps = LINEAR_REFINE_STEPS
         self.totals = nn.ModuleDict(
             {
                 name: TotalHead(self.decoder.n_hidden, spec.total)
@@ -201,11 +203,18 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
             users_mask(self.input_masks if self.training else {}, x, modality),
         )
 
-    def seen(self, tensors: Mapping[str, torch.Tensor], modality: str) -> torch.Tensor | None:
-        """Elements that the encoder sees: what is visible, in training through a random panel."""
+    def seen(
+        self, tensors: Mapping[str, torch.Tensor], modality: str, source: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Elements that the encoder sees: what is visible, in training through a random panel.
+
+        Of cells that are encoded from the modalities in `source`, ``(B, M)``.
+        """
         visible = self.visible(tensors, modality)
         if not self.training:
             return visible
+        if self.decoder.linear:
+            visible = self.through_some_features(tensors, modality, visible, source)
         return self.through_random_panel(tensors, modality, visible)
 
     def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
@@ -257,7 +266,9 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         if source is None:
             source, target = self.sources_and_targets(presence)
         inputs = {
-            name: self.transforms[name](tensors[keys.values_key(name)], self.seen(tensors, name))
+            name: self.transforms[name](
+                tensors[keys.values_key(name)], self.seen(tensors, name, source)
+            )
             for name in self.names
         }  # step 1
         covariates, condition = self.covariates(tensors), None

@@ -334,6 +334,8 @@ def test_a_linear_decoder_trains_on_parts_of_a_wide_modality(
     assert 0.4 < share < 0.65
     assert module.seen(tensors, "protein", source) is None
     assert module.eval().seen(tensors, "rna", source) is None
+    module.train().query_batches = torch.ones(2, dtype=torch.bool)
+    assert all(module.seen(tensors, "rna", source) is None for _ in range(50))
     assert default_module().train().seen(tensors, "rna", source) is None
 
 

@@ -213,7 +213,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         visible = self.visible(tensors, modality)
         if not self.training:
             return visible
-        if self.decoder.linear:
+        if self.decoder.linear and self.query_batches is None:  # a query keeps the encoder
             visible = self.through_some_features(tensors, modality, visible, source)
         return self.through_random_panel(tensors, modality, visible)
 

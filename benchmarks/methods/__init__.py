@@ -92,6 +92,10 @@ PANELS = {
         "genes, as in the guide on query mapping"
     },
 }
+HIDDEN = {
+    "settings": {"model": {"linear_decoder": False}},
+    "notes": {"T3b": "`linear_decoder=False`: the default is without hidden layers here"},
+}
 
 
 def _ours(name: str, file: str, tasks=ALL, **kwargs) -> Method:
@@ -131,6 +135,7 @@ METHODS = {
         _ours("MaskedVAE encoder alone", "masked_vae", QUERIES, **ENCODER),
         _ours("MaskedVAE joint + neighbours", "masked_vae", ("T3b",), **JOINT),
         _ours("MaskedVAE + panels", "masked_vae", ("T3b",), **PANELS),
+        _ours("MaskedVAE + hidden layers", "masked_vae", ("T3b",), **HIDDEN),
         _ours("CrossAttentionMAE + neighbours", "cross_attention_mae", QUERIES, **NEIGHBOURS),
         _peer("totalVI", "totalvi:totalvi", "T1", "T2", *QUERIES),
         _peer("totalANVI", "totalvi:totalanvi", "T1b"),

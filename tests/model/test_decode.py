@@ -108,7 +108,11 @@ def test_nothing_is_refined_where_there_are_no_gradients(query):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"library_size": -1.0}, ValueError, "`library_size`=-1.0: choose a positive, finite number"),
+        (
+            {"library_size": -1.0},
+            ValueError,
+            "`library_size`=-1.0: choose a positive, finite number",
+        ),
         ({"library_size": np.inf}, ValueError, "`library_size`=inf: choose a positive, finite"),
         ({"library_size": "latent"}, TypeError, "`library_size` is a number"),
         ({"transform_batch": []}, ValueError, "`transform_batch` is empty; choose from"),

@@ -322,7 +322,7 @@ def test_a_linear_decoder_trains_on_parts_of_a_wide_modality(
     alone = source[rows].sum(dim=1) == 1
     assert 0 < alone.sum() < len(rows)
     assert module.train().seen(tensors, "rna", source) is None  # it is narrow
-    monkeypatch.setattr("mumask.module._mosaic_batch.MEASURED_WHOLE", 5)
+    monkeypatch.setattr("mumask.module._query_inference.MEASURED_WHOLE", 5)
     torch.manual_seed(0)
     seen = [module.seen(tensors, "rna", source) for _ in range(200)]
     drawn = [one for one in seen if one is not None]

@@ -12,11 +12,10 @@ MODELS = {model.__name__: model for model in (MaskedVAE, CrossAttentionMAE)}
 ModelName = StrEnum("ModelName", {name: name for name in MODELS})
 
 
-def saved_model(folder: Path) -> tuple[type, list[str]]:
+def saved_model(folder: Path) -> tuple[type, list[str | None]]:
     """Class of the model saved in a folder, and the columns of obs in which its batches differ."""
     content = read_model_file(folder / MODEL_FILE)
     if (name := content["class"]) not in MODELS:
         raise ValueError(f"{folder} holds a {name}; this mumask knows {list(MODELS)}.")
     setup = content["registry"]["setup_args"]
-    columns = [setup["batch_key"], *(setup["categorical_covariate_keys"] or [])]
-    return MODELS[name], [column for column in columns if column is not None]
+    return MODELS[name], [setup["batch_key"], *(setup["categorical_covariate_keys"] or [])]

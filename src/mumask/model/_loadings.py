@@ -52,9 +52,7 @@ class LoadingsMixin(AccessMixin):
             )
         self._check_if_trained(warn=False)
         loadings = self.module.loadings(modality)
-        if (
-            modality in self.module.totals
-        ):  # shares add up to 1, whatever all features have in common
+        if modality in self.module.totals:  # what all have in common changes no share
             profile = self.module.transforms[modality].profile
             loadings = loadings - profile @ loadings
         columns = [f"Z_{dimension}" for dimension in range(self.module.n_latent)]

@@ -129,9 +129,9 @@ class QueryMixin(SetupMixin, SaveLoadMixin):
         otherwise or the reference expects them too often in these very cells. The
         result can be asked at once for latent space, labels and generated modalities. Its cells are
         encoded with what the model expects of features that the query lacks, and
-        :class:`MaskedVAE` refines them by ``module.refine_steps`` (10, or 3 with a linear decoder) steps of inference: some
-        2,000 cells per second on a CPU core, or more with few genes; 0 leaves it at the encoder's
-        answer. ``train()`` then fits what is new (vectors of new batches and covariates) and leaves
+        :class:`MaskedVAE` refines them by ``module.refine_steps`` steps of inference (10, or 3 with
+        a linear decoder): some 2,000 cells per second on a CPU core, or more with few genes; 0
+        leaves it at the encoder's answer. ``train()`` then fits what is new (vectors of new batches and covariates) and leaves
         everything else bit-identical, so that cells of the reference keep their numbers. Only those
         of a batch that the query brings again with fewer features are refined too, as are all if
         the reference has no `batch_key` to tell them from the query's.

@@ -61,7 +61,8 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         of more than a thousand outputs are decoded; None, or not less than `n_hidden`: the units
         themselves, as in the paper.
     linear_decoder
-        Decode from the latent dimensions without hidden layers.
+        Decode from the latent dimensions without hidden layers, and train on parts of wide
+        modalities too.
     activation, dropout, layer_norm, average_sources
         See :mod:`mumask.nn`.
     arithmetic
@@ -213,8 +214,7 @@ class MaskedVAEModule(Decoding, QueryInference, MosaicBatch, BaseModuleClass):
         visible = self.visible(tensors, modality)
         if not self.training:
             return visible
-        if self.decoder.linear and self.query_batches is None:  # a query keeps the encoder
-            visible = self.through_some_features(tensors, modality, visible, source)
+        visible = self.through_some_features(tensors, modality, visible, source)
         return self.through_random_panel(tensors, modality, visible)
 
     def fit_inputs(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:

@@ -12,14 +12,6 @@ from mumask.nn import both, row_sums, through_panels
 
 from ._modality_spec import ModalitySpec
 
-# Minibatches of a training in which a modality is seen through a part of its features, and the least
-# part. A linear decoder, pbmc10k without labels, queries with RNA alone, medians of seeds 0 and 1:
-# proteins of mSCC .55 and aPCC .64 on cells of another experiment that measured a tenth of the genes
-# (T3b), .60 and .68 with this.
-SHARE_OF_MINIBATCHES, LEAST_SHARE = 0.25, 0.05
-# Modalities of so few features, such as proteins, are measured whole or hidden by the schedule.
-MEASURED_WHOLE = 100
-
 
 class MosaicBatch:
     """Rows, panels, measured elements and covariates; needs ``names``."""
@@ -52,26 +44,6 @@ class MosaicBatch:
         if visible is None:
             visible = panels.new_ones(len(self.rows_of(tensors, modality)), panels.shape[1])
         return through_panels(visible, panels)
-
-    def through_some_features(
-        self,
-        tensors: Mapping[str, torch.Tensor],
-        modality: str,
-        visible: torch.Tensor | None,
-        source: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """What is visible ``(n_m, n_features)``, in some minibatches through a part of the features.
-
-        Of cells that are encoded from this modality alone (`source`, ``(B, M)``). A linear decoder
-        takes latent vectors at their word, and of a query that measured a tenth of the genes the
-        encoder otherwise makes vectors on another scale.
-        """
-        x = tensors[keys.values_key(modality)]
-        if x.shape[1] <= MEASURED_WHOLE or torch.rand(()) >= SHARE_OF_MINIBATCHES:
-            return visible
-        drawn = torch.rand(x.shape[1]) < torch.empty(()).uniform_(LEAST_SHARE, 1)
-        several = source[self.rows_of(tensors, modality)].sum(dim=1, keepdim=True) > 1
-        return both(visible, drawn.to(x.device) | several)
 
     def _get_inference_input(self, tensors, full_forward_pass: bool = False) -> dict:
         return {"tensors": tensors}
